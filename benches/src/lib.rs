@@ -1,0 +1,1 @@
+//! Benchmarks of swd; see `benches/`.

@@ -1,0 +1,2 @@
+//! swctl
+fn main() {}

@@ -1,0 +1,1 @@
+//! The two labs that the tests of this package run in.
