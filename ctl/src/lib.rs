@@ -1,1 +1,4 @@
-//! API types and client of swd.
+//! API types and client of swd. The binary `swctl` is made of nothing else.
+#![forbid(unsafe_code)]
+
+pub mod api;

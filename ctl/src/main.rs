@@ -1,2 +1,2 @@
-//! swctl
+//! `swctl`: drives swd over its API socket.
 fn main() {}

@@ -1,0 +1,319 @@
+//! The types of swd's API, version 1: what travels as JSON over the Unix socket.
+//!
+//! Keys are stable: scripts read them through `swctl --json`. Times are RFC 3339, numbers are raw. New keys may be
+//! added; none changes its meaning.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /v1/status`: is it up, and what does it hold.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Status {
+    /// True once frames are forwarded.
+    pub ready: bool,
+    /// Version of the daemon.
+    pub version: String,
+    /// Instance name (`--name`): also the name of the switch namespace.
+    pub name: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// When the daemon started.
+    #[schema(value_type = String, format = DateTime)]
+    pub started: Timestamp,
+    /// Host interface towards the outside, if there is one.
+    pub uplink: Option<String>,
+    /// Number of worker threads.
+    pub workers: u32,
+    /// Number of networks.
+    pub networks: u64,
+    /// Number of ports.
+    pub ports: u64,
+    /// Number of tracked connections.
+    pub connections: u64,
+    /// Frames dropped since the start, all reasons.
+    pub drops: u64,
+    /// Frames received since the start.
+    pub received: u64,
+    /// Frames forwarded or flooded since the start.
+    pub forwarded: u64,
+    /// Frames answered by the switch itself since the start.
+    pub answered: u64,
+    /// MAC addresses in the forwarding table.
+    pub fdb_entries: u64,
+}
+
+/// A network: one broadcast domain.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// IPv4 and IPv6 subnets.
+    #[schema(value_type = Vec<String>)]
+    pub subnets: Vec<IpNet>,
+    /// The gateway's address in each subnet, in the same order.
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// The gateway's MAC address.
+    pub gateway_mac: String,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Ports may not talk to each other, only to the gateway.
+    pub isolate_ports: bool,
+    /// Connections to the outside leave behind the host's address.
+    pub masquerade: bool,
+    /// The host has an interface in this network.
+    pub host_access: bool,
+    /// The host's interface in this network, where `host_access` is on.
+    pub host_ifname: Option<String>,
+    /// Names of its ports.
+    pub ports: Vec<String>,
+    /// Addresses leased to attached containers.
+    pub leases: u64,
+}
+
+/// `POST /v1/networks`: a network to add.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its name: 1 to 63 letters, digits, `.`, `_` or `-`, beginning with a letter or digit.
+    pub name: String,
+    /// At least one subnet; at most one of each family.
+    #[schema(value_type = Vec<String>)]
+    pub subnets: Vec<IpNet>,
+    /// Gateway addresses; the first address of each subnet when left out.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// Largest IP packet in bytes, 1280 (576 without IPv6) to 65,535; 1500 when left out.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Ports may not talk to each other, only to the gateway.
+    #[serde(default)]
+    pub isolate_ports: bool,
+    /// Connections to the outside leave behind the host's address.
+    #[serde(default = "yes")]
+    pub masquerade: bool,
+    /// Give the host an interface with the gateway's address in this network.
+    #[serde(default = "yes")]
+    pub host_access: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What kind of device stands behind a port.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PortKind {
+    /// The host end of a network: the other end is an interface of the host.
+    Host,
+    /// Any netdev in the switch namespace, usually the host end of a veth pair.
+    Packet,
+    /// A TAP device in the container, whose queue swd holds.
+    Tap,
+}
+
+/// What a port is doing.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PortState {
+    /// Its link is up: frames pass.
+    Up,
+    /// Its link is down, at this end or at the other.
+    Down,
+    /// Its interface is gone; the port waits for one of that name to come back.
+    Missing,
+}
+
+/// A port of the switch.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Name of the interface in the switch namespace; of the container's interface for a TAP port.
+    pub ifname: String,
+    /// The network it belongs to.
+    pub network: String,
+    /// What stands behind it.
+    pub kind: PortKind,
+    /// What it is doing.
+    pub state: PortState,
+    /// MAC address of the interface behind the port: of the container's for attached ones.
+    pub mac: String,
+    /// MTU of the interface.
+    pub mtu: u32,
+    /// The container's namespace, for attached ports.
+    pub netns: Option<String>,
+    /// Name of the interface inside the container, for attached ports.
+    pub container_ifname: Option<String>,
+    /// Addresses leased to it, for attached ports.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpNet>,
+    /// Since when the port exists.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Frames received from it.
+    pub rx_packets: u64,
+    /// Frames sent to it.
+    pub tx_packets: u64,
+    /// Bytes received from it, without preamble and FCS; a super-frame counts whole.
+    pub rx_bytes: u64,
+    /// Bytes sent to it.
+    pub tx_bytes: u64,
+    /// Frames received from it and dropped.
+    pub rx_dropped: u64,
+    /// Frames that could not be sent to it.
+    pub tx_dropped: u64,
+}
+
+/// `POST /v1/ports`: an existing interface of the host to make a port of.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// Name of the interface on the host.
+    pub ifname: String,
+    /// The port's name; that of the interface when left out.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its network; `default` when left out.
+    #[serde(default)]
+    pub network: Option<String>,
+}
+
+/// `POST /v1/attach`: a container to give an interface.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachSpec {
+    /// A name below /run/netns, a path of a namespace file, or a process id.
+    pub netns: String,
+    /// The port's name; taken from the namespace when left out.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its network; `default` when left out.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Addresses wanted, at most one of each family; from the network's pool when left out.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// Name of the interface inside the container; `eth0` when left out.
+    #[serde(default)]
+    pub ifname: Option<String>,
+    /// MAC address of the container's interface; derived from its address when left out.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// A TAP device whose queue swd holds, in place of a veth pair.
+    #[serde(default)]
+    pub tap: bool,
+}
+
+/// How an entry came into the FDB.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FdbKind {
+    /// Learned from a frame's source; ages.
+    Dynamic,
+    /// Set by the user; never ages nor moves.
+    Static,
+    /// An address of the switch itself: the gateway's.
+    Local,
+}
+
+/// An entry of the forwarding database.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct FdbEntry {
+    /// The MAC address.
+    pub mac: String,
+    /// The port behind which it lives; none for a gateway that swd answers for itself.
+    pub port: Option<String>,
+    /// The network it was seen in.
+    pub network: String,
+    /// How it came into the table.
+    pub kind: FdbKind,
+    /// Seconds since it was last seen as a source; 0 for static and local ones.
+    pub age_s: u64,
+}
+
+/// `POST /v1/fdb`: a static entry.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FdbSpec {
+    /// A unicast MAC address.
+    pub mac: String,
+    /// Name of the port.
+    pub port: String,
+}
+
+/// `POST /v1/fdb/flush`: what to forget. All fields empty: every dynamic entry.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FdbFlush {
+    /// Only what was learned on this port.
+    #[serde(default)]
+    pub port: Option<String>,
+    /// Only what was learned in this network.
+    #[serde(default)]
+    pub network: Option<String>,
+}
+
+/// How many entries were forgotten.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Flushed {
+    /// Number of entries.
+    pub flushed: u64,
+}
+
+/// Why frames were dropped.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct DropCount {
+    /// Name of the reason, as in `docs/`.
+    pub reason: String,
+    /// Frames since the start.
+    pub count: u64,
+    /// What it means and what to do about it.
+    pub help: String,
+}
+
+/// Something that happened: one line of `GET /v1/events` (JSON lines, as it happens).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Event {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// What: `port-added`, `port-removed`, `port-up`, `port-down`, `port-missing`, `network-added`, `network-removed`,
+    /// `mac-moved`, `mac-damped`, `fdb-full`, `address-leased`, `address-released`, `events-lost`.
+    pub kind: String,
+    /// The port, network or address it happened to.
+    pub subject: String,
+    /// In words.
+    pub message: String,
+}
+
+/// An error, as RFC 9457 has it (`application/problem+json`).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Problem {
+    /// A URN that names the kind of error: `urn:swd:conflict`, `urn:swd:not-found`, `urn:swd:invalid`,
+    /// `urn:swd:forbidden`, `urn:swd:failed`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// HTTP's phrase for the status.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What failed, on what, and what to do: one line.
+    pub detail: String,
+}
+
+/// Default name of a daemon instance.
+pub const DEFAULT_NAME: &str = "swd";
+/// Default folder of the API socket.
+pub const DEFAULT_RUNTIME_DIR: &str = "/run/swd";
+/// Default path of the API socket.
+pub const DEFAULT_SOCKET: &str = "/run/swd/swd.sock";
+/// Name of the network that exists at first start, and is meant where none is named.
+pub const DEFAULT_NETWORK: &str = "default";

@@ -1,0 +1,3 @@
+//! Stages.
+/// A stage.
+pub trait Stage: Send {}

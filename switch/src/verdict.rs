@@ -1,0 +1,110 @@
+//! What a stage decides about a frame, and the reasons for which frames are dropped.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::snapshot::PortId;
+
+/// What a stage decides about a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let the next stage decide.
+    Next,
+    /// Count it and forget it.
+    Drop(DropReason),
+    /// Send it to every other port of its network.
+    Flood,
+    /// Send it to one port.
+    Forward(PortId),
+    /// The frame was turned into its own answer: send it back to where it came from.
+    Reply,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $help:literal;)*) => {
+        /// Why a frame was dropped. Each has a counter, a name for programs and a sentence for people.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum DropReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Its name in `swctl drops`, metrics and events.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What it means and what to do about it.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than an Ethernet header, or a length that its own headers contradict.
+    Malformed = "malformed", "The frame is too short or contradicts itself. Capture on the port to see who sends it.";
+    /// The offload header asks for something that the frame cannot satisfy.
+    BadOffload = "bad-offload", "The frame's checksum or segmentation request points outside the frame. The sender's driver is at fault, or hostile.";
+    /// Longer than what swd can carry whole.
+    Oversized = "oversized", "The frame is longer than 64 KiB. Turn off 'big TCP' (ip link set gso_max_size 65536) on the sender.";
+    /// Source is a multicast address or zero.
+    BadSource = "bad-source", "The source MAC is multicast or zero, which no station may send.";
+    /// Destination is 01:80:C2:00:00:00 to 0F.
+    LinkLocal = "link-local", "Spanning tree, LLDP, pause and the like end at the first bridge (IEEE 802.1D): normal, nothing to do.";
+    /// Came from an interface that is not a port.
+    NotAPort = "not-a-port", "The frame came from an interface in the switch namespace that is no port. Add it with 'swctl port add' or move it out.";
+    /// Source is the gateway's MAC, from a port that is not the gateway.
+    GatewaySpoofed = "gateway-spoofed", "A container sent with the gateway's MAC as source: a loop, or an attempt to take the gateway over.";
+    /// Source is a static MAC of another port.
+    StaticElsewhere = "static-elsewhere", "The source MAC is bound to another port by a static entry. See 'swctl fdb ls'.";
+    /// The MAC moves between ports faster than a station can.
+    MacDamped = "mac-damped", "The same source MAC arrives on several ports in turn: a loop between ports, or two containers with one MAC. See 'swctl events'.";
+    /// Destination lives behind the port that the frame came from.
+    SamePort = "same-port", "The destination is behind the same port as the sender, which has it already: normal for hubs and bridges behind a port.";
+    /// There was no other port to send to.
+    NoEgress = "no-egress", "Nobody else is in the network, so there was no port to flood to: normal in a network with one port.";
+    /// Ports of this network are isolated from each other.
+    Isolated = "isolated", "The network was made with --isolate-ports: its ports reach the gateway only.";
+    /// Addressed to the gateway, for an address which is neither the host's nor reachable.
+    NotRouted = "not-routed", "Sent to the gateway for an address that is not the host's, and swd has no route for it.";
+    /// Addressed to a gateway without host access, for something that it does not answer.
+    NoHostAccess = "no-host-access", "The network was made with --no-host-access: the gateway answers ARP, ND and ping only.";
+    /// The egress port has no link.
+    PortDown = "port-down", "The destination's interface is down or gone. See 'swctl port ls'.";
+    /// The egress queue is full.
+    TxFull = "tx-full", "The destination does not take frames as fast as they come. Give the container more CPU, or the sender less.";
+    /// The kernel refused the frame.
+    TxFailed = "tx-failed", "The kernel refused to send the frame: usually longer than the egress interface's MTU. Compare MTUs with 'swctl port ls'.";
+}
+
+/// One counter per reason.
+#[derive(Debug)]
+pub struct DropCounters([AtomicU64; DropReason::ALL.len()]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl DropCounters {
+    /// Counts one frame.
+    pub fn count(&self, reason: DropReason) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Frames dropped for this reason so far.
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Frames dropped so far, all reasons.
+    pub fn total(&self) -> u64 {
+        DropReason::ALL.iter().map(|r| self.get(*r)).sum()
+    }
+}
