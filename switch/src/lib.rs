@@ -11,6 +11,7 @@ pub mod mac;
 pub mod snapshot;
 pub mod sys;
 pub mod verdict;
+pub mod daemon;
 pub mod dataplane;
 pub mod fdb;
 pub mod stage;

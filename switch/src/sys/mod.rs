@@ -3,4 +3,6 @@
 //! Each file is one kernel interface. Nothing above this folder is unsafe.
 #![allow(unsafe_code)]
 
+pub mod fds;
 pub mod netns;
+pub mod tun;
