@@ -2,5 +2,7 @@
 
 pub mod desired;
 pub mod ipam;
+pub mod keeper;
+pub mod links;
 pub mod plan;
 pub mod state;
