@@ -110,9 +110,15 @@ pub(crate) fn seconds(count: u64) -> String {
     }
 }
 
-/// Without what could move a terminal's cursor: an interface's name may hold any byte but `/` and blanks.
+/// In one line, and without what could move a terminal's cursor: an interface's name may hold any byte but `/` and
+/// blanks.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let plain = |c: char| match c {
+        c if c.is_whitespace() => ' ',
+        c if c.is_control() => '?',
+        c => c,
+    };
+    text.chars().map(plain).collect()
 }
 
 #[cfg(test)]
@@ -147,7 +153,7 @@ mod tests {
     fn cells_keep_to_their_line() {
         let mut table = Table::new(&[Column::Left("NAME")]);
         table.row(["a\x1b[2J\nb".into()]);
-        assert_eq!(table.to_string(), "NAME\na?[2J?b\n");
+        assert_eq!(table.to_string(), "NAME\na?[2J b\n");
     }
 
     #[test]

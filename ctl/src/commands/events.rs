@@ -52,6 +52,6 @@ mod tests {
             subject: "web".into(),
             message: "its link\nis up".into(),
         };
-        assert_eq!(describe(&event), "2026-11-21T20:00:00.123Z  port-up           web  its link?is up\n");
+        assert_eq!(describe(&event), "2026-11-21T20:00:00.123Z  port-up           web  its link is up\n");
     }
 }
