@@ -3,7 +3,18 @@
 //! Each request has a connection of its own: swd answers on the same machine, so a connection costs some
 //! microseconds, and a client that keeps none has no stale one after swd was restarted. A request, connecting
 //! included, ends within the client's timeout; only the stream of [`Events`] has none, since it waits for things to
-//! happen. Answers are bounded by [`MAX_ANSWER`], lines of the event stream by [`MAX_LINE`].
+//! happen. Answers are bounded by [`MAX_ANSWER`], lines of the event stream by [`MAX_LINE`]. Everything runs in the caller's tokio runtime.
+//!
+//! ```no_run
+//! use ctl::{api::DEFAULT_SOCKET, client::{Client, ClientError}};
+//!
+//! # async fn show() -> Result<(), ClientError> {
+//! for port in Client::new(DEFAULT_SOCKET).ports().await? {
+//!     println!("{}: {} frames received", port.name, port.rx_packets);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::{
     io,
