@@ -243,7 +243,7 @@ for_each_port_kind! {
 
 #[test]
 fn entries_age() {
-    let t = three_on(Site::with_config("[fdb]\naging = 2\n"), Way::Attach);
+    let t = three_on(Site::with_config("[fdb]\naging_s = 2\n"), Way::Attach);
     let mut t = t;
     let guest = [2, 0, 0, 0, 0x90, 1];
     let text = switch::mac::Mac(guest).to_string();
