@@ -1,17 +1,27 @@
 //! The data plane as the control plane sees it: start workers, hand them snapshots and TAP queues, read their tables.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
+use crate::engine::{Engine, Shared};
 use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
-use crate::snapshot::{PortId, Snapshot};
+use crate::port::packet::PacketPorts;
+use crate::router::neighbor::Neighbors;
+use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
 use crate::sys::netns::NetNs;
+use crate::sys::packet::{OpenError, PacketSocket};
 use crate::verdict::DropCounters;
+use crate::worker::{self, Message, Worker};
 
 /// Makes the user's stages, once for each worker.
 pub type StageFactory = dyn Fn() -> Vec<Box<dyn Stage>> + Send + Sync;
@@ -31,11 +41,26 @@ pub enum DataEvent {
     /// The TAP device behind a port is gone: its namespace ended, or somebody deleted it.
     TapGone(PortId),
     /// A MAC moved to another port.
-    MacMoved { mac: Mac, from: PortId, to: PortId },
+    MacMoved {
+        /// The address.
+        mac: Mac,
+        /// Where it was.
+        from: PortId,
+        /// Where it is.
+        to: PortId,
+    },
     /// A MAC moves too fast: for some seconds its frames from other ports than `port` are dropped.
-    MacDamped { mac: Mac, port: PortId },
+    MacDamped {
+        /// The address.
+        mac: Mac,
+        /// Where it is held.
+        port: PortId,
+    },
     /// A port reached its limit of learned MACs, or the table is full (told once a minute at most).
-    FdbFull { port: PortId },
+    FdbFull {
+        /// The port that could not learn.
+        port: PortId,
+    },
 }
 
 /// Why the data plane does not start.
@@ -45,17 +70,16 @@ pub enum StartError {
     #[error("cannot enter the switch namespace")]
     Namespace(#[source] io::Error),
     /// No packet socket.
-    #[error("cannot open a packet socket (AF_PACKET): needs CAP_NET_RAW, and a kernel with CONFIG_PACKET")]
-    PacketSocket(#[source] io::Error),
-    /// A socket option is refused.
-    #[error("cannot set {0} on the packet socket")]
-    Option(&'static str, #[source] io::Error),
-    /// No thread.
+    #[error(
+        "cannot open a packet socket (AF_PACKET): needs CAP_NET_RAW and CAP_NET_ADMIN, and a kernel with CONFIG_PACKET"
+    )]
+    PacketSocket(#[source] OpenError),
+    /// No thread, or nothing for it to wait by.
     #[error("cannot start a worker thread")]
     Thread(#[source] io::Error),
 }
 
-/// Frames by their end: received = forwarded + answered + dropped, at any moment at which no frame is in work.
+/// Frames by their end: received = forwarded + answered + dropped, whenever no frame is in work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Taken from a port.
@@ -66,13 +90,35 @@ pub struct Totals {
     pub answered: u64,
     /// Dropped, all reasons.
     pub dropped: u64,
-    /// Lost before they were received because the workers did not keep up (`PACKET_STATISTICS`).
+    /// Lost before they were received, because the workers did not keep up (`PACKET_STATISTICS`).
     pub overflowed: u64,
+}
+
+#[derive(Debug)]
+struct WorkerHandle {
+    thread: JoinHandle<()>,
+    inbox: Sender<Message>,
+    wake: Arc<EventFd>,
+}
+
+impl WorkerHandle {
+    fn send(&self, message: Message) {
+        // A worker that ended takes the process along (see `start_worker`), so there is nobody to tell of an error.
+        if self.inbox.send(message).is_ok() {
+            let _ = self.wake.write(1);
+        }
+    }
 }
 
 /// The running data plane.
 #[derive(Debug)]
-pub struct Dataplane {}
+pub struct Dataplane {
+    shared: Arc<Shared>,
+    workers: Vec<WorkerHandle>,
+    sockets: Vec<Arc<PacketSocket>>,
+    overflowed: AtomicU64,
+    generation: Mutex<u64>,
+}
 
 impl Dataplane {
     /// Opens the packet sockets in `netns` and starts the workers. What they find out comes by the receiver; events are
@@ -82,57 +128,154 @@ impl Dataplane {
         config: &Config,
         stages: &StageFactory,
     ) -> Result<(Self, mpsc::Receiver<DataEvent>), StartError> {
-        todo!()
+        let count = config.workers.max(1);
+        let sockets = open_sockets(netns, count)?;
+        let (shared, events) = Shared::new(config.fdb);
+        let mut workers = Vec::with_capacity(count);
+        for (i, socket) in sockets.iter().enumerate() {
+            let engine = Engine::new(Arc::clone(&shared), stages());
+            workers.push(start_worker(i, engine, Arc::clone(socket)).map_err(StartError::Thread)?);
+        }
+        let dataplane =
+            Self { shared, workers, sockets, overflowed: AtomicU64::new(0), generation: Mutex::new(0) };
+        Ok((dataplane, events))
     }
 
     /// Lets the workers know a new world: they take it at their next batch. Sets the generation.
-    pub fn publish(&self, snapshot: Snapshot) {
-        todo!()
+    pub fn publish(&self, mut snapshot: Snapshot) {
+        let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        *generation += 1;
+        snapshot.generation = *generation;
+        self.shared.snapshot.store(Arc::new(snapshot));
     }
 
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        todo!()
+        self.shared.snapshot.load_full()
     }
 
-    /// Gives a TAP port's queues to the workers, in turn.
-    pub fn add_tap(&self, port: PortId, queues: Vec<OwnedFd>) {
-        todo!()
+    /// Gives a TAP port's queues to the workers, one each. With fewer queues than workers the rest sends by the first.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be duplicated; then no worker has any.
+    pub fn add_tap(&self, port: PortId, queues: Vec<OwnedFd>) -> io::Result<()> {
+        let mut own = queues.into_iter();
+        let Some(first) = own.next() else { return Ok(()) };
+        let mut given = Vec::with_capacity(self.workers.len());
+        for worker in self.workers.iter().skip(1) {
+            let queue = own.next();
+            let receive = queue.is_some();
+            given.push((worker, queue.map_or_else(|| first.try_clone(), Ok)?, receive));
+        }
+        if let Some(worker) = self.workers.first() {
+            worker.send(Message::AddTap { port, queue: first, receive: true });
+        }
+        for (worker, queue, receive) in given {
+            worker.send(Message::AddTap { port, queue, receive });
+        }
+        Ok(())
     }
 
     /// Takes a TAP port's queues from the workers and closes them.
     pub fn remove_tap(&self, port: PortId) {
-        todo!()
+        for worker in &self.workers {
+            worker.send(Message::RemoveTap(port));
+        }
     }
 
     /// Returns when every worker has let go of every snapshot and queue older than this call. After that a port's number
-    /// may be reused. Blocks for a batch at most (microseconds); never call it from a worker.
+    /// may be reused. Blocks for a batch at most (microseconds); never to be called from a worker.
     pub fn quiesce(&self) {
-        todo!()
+        let (done, all) = sync_channel(self.workers.len());
+        for worker in &self.workers {
+            worker.send(Message::Quiesce(done.clone()));
+        }
+        drop(done);
+        // Ends with an error as soon as every worker has answered, or is gone.
+        while all.recv().is_ok() {}
     }
 
     /// The MAC table.
     pub fn fdb(&self) -> &Fdb {
-        todo!()
+        &self.shared.fdb
+    }
+
+    /// Addresses in use, as seen on the wire.
+    pub fn neighbors(&self) -> &Neighbors {
+        &self.shared.neighbors
+    }
+
+    /// Whether an address was seen in use in a network lately (by ARP or neighbor discovery).
+    pub fn address_in_use(&self, network: NetworkId, address: IpAddr) -> bool {
+        self.shared.neighbors.get(network, address, worker::now()).is_some()
+    }
+
+    /// Forgets what was learned of a port that is gone. Call it after [`Dataplane::quiesce`], before its number is reused.
+    pub fn forget_port(&self, port: PortId) {
+        self.shared.fdb.remove_port(port);
+        self.shared.neighbors.remove_port(port);
     }
 
     /// Dropped frames by reason.
     pub fn drops(&self) -> &DropCounters {
-        todo!()
+        &self.shared.drops
     }
 
     /// Frames by their end.
     pub fn totals(&self) -> Totals {
-        todo!()
-    }
-
-    /// The addresses seen in use in a network (ARP and ND senders), with the time since they were last seen.
-    pub fn address_in_use(&self, network: crate::snapshot::NetworkId, address: std::net::IpAddr) -> bool {
-        todo!()
+        let lost: u64 = self.sockets.iter().filter_map(|s| s.take_losses().ok()).map(u64::from).sum();
+        let overflowed = self.overflowed.fetch_add(lost, Ordering::Relaxed) + lost;
+        let (received, forwarded, answered) = self.shared.passed();
+        Totals { received, forwarded, answered, dropped: self.shared.drops.total(), overflowed }
     }
 
     /// Ends the workers and closes their sockets.
     pub fn stop(self) {
-        todo!()
+        for worker in &self.workers {
+            worker.send(Message::Stop);
+        }
+        for worker in self.workers {
+            // A worker that panicked has ended the process.
+            let _ = worker.thread.join();
+        }
+    }
+}
+
+/// A socket for each worker, in the switch namespace.
+fn open_sockets(netns: &NetNs, count: usize) -> Result<Vec<Arc<PacketSocket>>, StartError> {
+    let _inside = netns.enter().map_err(StartError::Namespace)?;
+    let mut sockets = Vec::with_capacity(count);
+    let mut group = None;
+    for _ in 0..count {
+        let socket = PacketSocket::open().map_err(StartError::PacketSocket)?;
+        if count > 1 {
+            group = Some(socket.join_fanout(group).map_err(StartError::PacketSocket)?);
+        }
+        sockets.push(Arc::new(socket));
+    }
+    Ok(sockets)
+}
+
+fn start_worker(number: usize, engine: Engine, socket: Arc<PacketSocket>) -> io::Result<WorkerHandle> {
+    let (sender, inbox) = channel();
+    let wake = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+    let worker = Worker::new(engine, PacketPorts::new(socket), inbox, Arc::clone(&wake))?;
+    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        let alive = DiesWithWorker;
+        if let Err(error) = worker.run() {
+            tracing::error!("worker {number} cannot go on: {error}");
+            return; // `alive` ends the process.
+        }
+        std::mem::forget(alive);
+    })?;
+    Ok(WorkerHandle { thread, inbox: sender, wake })
+}
+
+/// A switch with a dead worker looks alive and forwards nothing. Better that the process ends and is started again.
+struct DiesWithWorker;
+
+impl Drop for DiesWithWorker {
+    fn drop(&mut self) {
+        std::process::abort();
     }
 }

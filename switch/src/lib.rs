@@ -4,13 +4,22 @@
 //! rx -> Guard -> Learn -> [your stages] -> Router -> Bridge -> tx
 //! ```
 //!
-//! Decisions are functions of (frame, state, now): [`stage`] and what it runs. Effects are at the rim: [`worker`] moves
-//! frames, [`daemon`] talks to the kernel and to people. `docs/architecture.md` has the whole picture.
+//! Decisions are functions of (frame, state, now): [`stage`] and what it runs, up to [`engine`]. Effects are at the rim:
+//! [`worker`] moves frames, the daemon talks to the kernel and to people. `docs/architecture.md` has the whole picture.
 
+pub mod batch;
+pub mod bridge;
+pub mod dataplane;
+pub mod engine;
+pub mod fdb;
+pub mod frame;
+pub mod guard;
+pub mod learn;
 pub mod mac;
+pub mod port;
+pub mod router;
 pub mod snapshot;
+pub mod stage;
 pub mod sys;
 pub mod verdict;
-pub mod dataplane;
-pub mod fdb;
-pub mod stage;
+pub mod worker;

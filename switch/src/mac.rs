@@ -81,7 +81,14 @@ mod tests {
         let mac: Mac = "02:00:5e:10:00:ff".parse().unwrap();
         assert_eq!(mac, Mac([0x02, 0, 0x5e, 0x10, 0, 0xff]));
         assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
-        for bad in ["", "02:00:5e:10:00", "02:00:5e:10:00:ff:00", "2:0:5e:10:0:ff", "+2:00:5e:10:00:ff", "zz:00:5e:10:00:ff"] {
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:ff:00",
+            "2:0:5e:10:0:ff",
+            "+2:00:5e:10:00:ff",
+            "zz:00:5e:10:00:ff",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }

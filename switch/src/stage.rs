@@ -1,3 +1,99 @@
-//! Stages.
-/// A stage.
-pub trait Stage: Send {}
+//! Stages: what decides about a frame. This is the one place where users plug in.
+//!
+//! ```text
+//! rx -> Guard -> Learn -> [your stages] -> Router -> Bridge -> tx
+//! ```
+//!
+//! A stage gets a frame and a [`Cx`] and returns a [`Verdict`]. It does not send, wait, log, allocate per frame or read a
+//! clock: the worker does what the verdict says, and `now` is in the context. The first verdict that is not
+//! [`Verdict::Next`] ends the walk; the last stage, the bridge, always has one.
+//!
+//! `switch/examples/custom_stage.rs` is a whole switch with a stage of its own.
+
+use std::fmt;
+
+use nat::Time;
+
+use crate::bridge::Bridge;
+use crate::dataplane::DataEvent;
+use crate::fdb::Fdb;
+use crate::frame::Frame;
+use crate::guard::Guard;
+use crate::learn::Learn;
+use crate::router::Router;
+use crate::router::neighbor::Neighbors;
+use crate::snapshot::{Network, Port, Snapshot};
+use crate::verdict::Verdict;
+
+/// Decides about frames, one at a time.
+pub trait Stage: Send {
+    /// Its name in traces.
+    fn name(&self) -> &'static str;
+
+    /// Looks at a frame, may edit it in place, and decides.
+    fn process(&mut self, frame: &mut Frame<'_>, cx: &mut Cx<'_>) -> Verdict;
+}
+
+/// What a stage may look at and tell.
+pub struct Cx<'a> {
+    /// The moment at which the frame's batch was received.
+    pub now: Time,
+    /// The world.
+    pub snapshot: &'a Snapshot,
+    /// The port that the frame came from.
+    pub port: &'a Port,
+    /// Its network.
+    pub network: &'a Network,
+    /// The MAC table.
+    pub fdb: &'a Fdb,
+    /// Addresses and who was seen to use them.
+    pub neighbors: &'a Neighbors,
+    /// Takes what the control plane should hear of. Must not block.
+    pub tell: &'a mut dyn FnMut(DataEvent),
+}
+
+impl fmt::Debug for Cx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx").field("now", &self.now).field("port", &self.port.name).finish_non_exhaustive()
+    }
+}
+
+/// The stages in their order.
+pub struct Pipeline {
+    guard: Guard,
+    learn: Learn,
+    yours: Vec<Box<dyn Stage>>,
+    router: Router,
+    bridge: Bridge,
+}
+
+impl Pipeline {
+    /// The switch with these stages of the user's between Learn and Router.
+    pub fn new(yours: Vec<Box<dyn Stage>>) -> Self {
+        Self { guard: Guard, learn: Learn, yours, router: Router, bridge: Bridge }
+    }
+
+    /// Walks a frame through the stages. The result is never [`Verdict::Next`].
+    pub fn run(&mut self, frame: &mut Frame<'_>, cx: &mut Cx<'_>) -> Verdict {
+        let mut verdict = self.guard.process(frame, cx);
+        if verdict == Verdict::Next {
+            verdict = self.learn.process(frame, cx);
+        }
+        for stage in &mut self.yours {
+            if verdict == Verdict::Next {
+                verdict = stage.process(frame, cx);
+            }
+        }
+        if verdict == Verdict::Next {
+            verdict = self.router.process(frame, cx);
+        }
+        if verdict == Verdict::Next { self.bridge.process(frame, cx) } else { verdict }
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.yours.iter().map(|s| s.name()).collect();
+        f.debug_struct("Pipeline").field("yours", &names).finish_non_exhaustive()
+    }
+}

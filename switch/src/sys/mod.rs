@@ -1,6 +1,8 @@
 //! Everything that needs `unsafe`: packet sockets, multi-message calls, TAP devices, namespaces.
 //!
 //! Each file is one kernel interface. Nothing above this folder is unsafe.
-#![allow(unsafe_code)]
+#![expect(clippy::cast_possible_truncation, reason = "constants and sizes of C structs, all small")]
 
+pub mod mmsg;
 pub mod netns;
+pub mod packet;

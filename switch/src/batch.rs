@@ -1,0 +1,125 @@
+//! Frames received together, in buffers that are used again and again.
+
+use crate::frame::{Extent, Frame, HEADROOM, MAX_FRAME};
+use crate::snapshot::{Port, PortId, Snapshot};
+
+/// Most frames in a batch. More amortises calls better, but a batch of super-frames should stay in the CPU's cache.
+pub const BATCH: usize = 64;
+/// Bytes of a buffer: whole pages, so that a short frame touches one only.
+pub const SLOT: usize = (HEADROOM + MAX_FRAME).next_multiple_of(4096);
+
+/// Where a frame came from, as its receiver knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An interface of the switch namespace.
+    Ifindex(u32),
+    /// A port.
+    Port(PortId),
+}
+
+impl Source {
+    /// The port, if it is one.
+    pub fn port(self, snapshot: &Snapshot) -> Option<&Port> {
+        match self {
+            Self::Ifindex(ifindex) => snapshot.port_by_ifindex(ifindex),
+            Self::Port(port) => snapshot.port(port),
+        }
+    }
+}
+
+/// A VLAN tag that came beside its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VlanTag {
+    /// 0x8100 or 0x88a8.
+    pub tpid: u16,
+    /// Priority and VLAN number.
+    pub tci: u16,
+}
+
+/// A frame in a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// Where it stands in its buffer.
+    pub at: Extent,
+    /// Where it came from.
+    pub source: Source,
+    /// Longer than [`MAX_FRAME`]: the end is missing.
+    pub truncated: bool,
+}
+
+/// Frames received together.
+#[derive(Debug)]
+pub struct Batch {
+    arena: Vec<u8>,
+    slots: Vec<Slot>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Batch {
+    /// An empty batch. Its 4.5 MB cost memory only where frames were long enough to touch them.
+    pub fn new() -> Self {
+        Self { arena: vec![0; BATCH * SLOT], slots: Vec::with_capacity(BATCH) }
+    }
+
+    /// Forgets all frames.
+    pub fn clear(&mut self) {
+        self.slots.clear();
+    }
+
+    /// Number of frames.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// No frames.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// No room for another frame.
+    pub fn is_full(&self) -> bool {
+        self.slots.len() == BATCH
+    }
+
+    /// The buffers of the frames to come, [`SLOT`] bytes each.
+    pub fn free_buffers(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.arena.chunks_exact_mut(SLOT).skip(self.slots.len())
+    }
+
+    /// The next free buffer; none when the batch is full.
+    pub fn next_buffer(&mut self) -> Option<&mut [u8]> {
+        self.arena.chunks_exact_mut(SLOT).nth(self.slots.len())
+    }
+
+    /// Takes the frame of `len` bytes that was put after the headroom of the next free buffer into the batch, its tag put
+    /// back. `len` may exceed [`MAX_FRAME`]: then the frame is marked as truncated.
+    pub fn push(&mut self, len: usize, source: Source, tag: Option<VlanTag>) {
+        debug_assert!(!self.is_full());
+        let truncated = len > MAX_FRAME;
+        let i = self.slots.len();
+        self.slots.push(Slot { at: Extent::received(len.min(MAX_FRAME)), source, truncated });
+        if let Some(tag) = tag {
+            self.frame(i, PortId(0)).push_vlan(tag.tpid, tag.tci);
+        }
+    }
+
+    /// Frame `i`: what is known beside its bytes.
+    pub fn slot(&self, i: usize) -> Slot {
+        self.slots[i]
+    }
+
+    /// Frame `i` to work on, as one that came from `port`.
+    pub fn frame(&mut self, i: usize, port: PortId) -> Frame<'_> {
+        Frame::new(&mut self.arena[i * SLOT..][..SLOT], &mut self.slots[i].at, port)
+    }
+
+    /// Frame `i` to send: offload header first.
+    pub fn wire(&self, i: usize) -> &[u8] {
+        self.slots[i].at.wire(&self.arena[i * SLOT..][..SLOT])
+    }
+}

@@ -1,0 +1,55 @@
+//! The packet socket of a worker: receives for every netdev of the switch namespace and sends to any.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::{Rx, Tx, fate_of};
+use crate::batch::{BATCH, Batch};
+use crate::engine::{Fate, Outgoing};
+use crate::snapshot::Link;
+use crate::sys::mmsg::{Receiver, Sender};
+use crate::sys::packet::PacketSocket;
+
+/// One unbound socket for all ports of kind packet.
+#[derive(Debug)]
+pub struct PacketPorts {
+    socket: Arc<PacketSocket>,
+    receiver: Receiver,
+    sender: Sender,
+    /// Which entries of `outgoing` are in the call, in order. Kept for its memory.
+    chosen: Vec<(usize, usize, u32)>,
+}
+
+impl PacketPorts {
+    /// Receives from and sends by `socket`.
+    pub fn new(socket: Arc<PacketSocket>) -> Self {
+        Self { socket, receiver: Receiver::new(), sender: Sender::new(), chosen: Vec::with_capacity(BATCH) }
+    }
+}
+
+impl AsFd for PacketPorts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Rx for PacketPorts {
+    fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
+        self.receiver.receive(&*self.socket, batch, BATCH)
+    }
+}
+
+impl Tx for PacketPorts {
+    fn send(&mut self, batch: &Batch, outgoing: &mut [Outgoing]) {
+        self.chosen.clear();
+        self.chosen.extend(outgoing.iter().enumerate().filter_map(|(i, out)| match (out.fate, out.link) {
+            (Fate::Waiting, Link::Packet(ifindex)) => Some((i, out.frame, ifindex)),
+            _ => None,
+        }));
+        let frames = self.chosen.iter().map(|(_, frame, ifindex)| (batch.wire(*frame), *ifindex));
+        self.sender.send(&*self.socket, frames, |i, result| {
+            outgoing[self.chosen[i].0].fate = result.map_or_else(|e| fate_of(&e), |()| Fate::Sent);
+        });
+    }
+}

@@ -1,0 +1,75 @@
+//! A TAP port: the container's interface is a TAP device, and its queue is held here.
+//!
+//! No veth pair, no second device: what is read was sent by the container, what is written it receives. One `read` or
+//! `write` moves one frame (the kernel has no batch call for TAP queues), super-frames included.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::{Rx, Tx, fate_of};
+use crate::batch::{BATCH, Batch, Source};
+use crate::engine::{Fate, Outgoing};
+use crate::frame::{HEADROOM, OFFLOAD_HEADER};
+use crate::snapshot::{Link, PortId};
+
+/// A batch ends early after this many bytes: what was read is still in the CPU's cache when it is written.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// A queue of a TAP port.
+#[derive(Debug)]
+pub struct TapPort {
+    port: PortId,
+    queue: OwnedFd,
+}
+
+impl TapPort {
+    /// The port's queue: a TAP descriptor with `IFF_VNET_HDR`, non-blocking.
+    pub fn new(port: PortId, queue: OwnedFd) -> Self {
+        Self { port, queue }
+    }
+}
+
+impl AsFd for TapPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+impl Rx for TapPort {
+    fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES && batch.len() < BATCH {
+            let Some(buffer) = batch.next_buffer() else { break };
+            match nix::unistd::read(&self.queue, &mut buffer[HEADROOM - OFFLOAD_HEADER..]) {
+                Ok(len) => {
+                    let len = len.saturating_sub(OFFLOAD_HEADER);
+                    batch.push(len, Source::Port(self.port), None);
+                    bytes += len;
+                }
+                Err(nix::Error::EAGAIN) => break,
+                Err(nix::Error::EINTR) => {}
+                // EBADFD: the device is gone. What was read before it counts.
+                Err(_) if !batch.is_empty() => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tx for TapPort {
+    fn send(&mut self, batch: &Batch, outgoing: &mut [Outgoing]) {
+        for out in outgoing {
+            if out.link != Link::Tap || out.port != self.port || out.fate != Fate::Waiting {
+                continue;
+            }
+            out.fate = loop {
+                match nix::unistd::write(&self.queue, batch.wire(out.frame)) {
+                    Ok(_) => break Fate::Sent,
+                    Err(nix::Error::EINTR) => {}
+                    Err(e) => break fate_of(&e.into()),
+                }
+            };
+        }
+    }
+}

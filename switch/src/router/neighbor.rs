@@ -1,0 +1,182 @@
+//! Neighbors: which addresses are in use in a network, and by whom, gleaned from ARP and neighbor discovery passing by.
+//!
+//! **What for.** The address pool skips an address that somebody uses without having asked; later the router finds next
+//! hops here. Nothing is decided by it that a container could gain from: an entry is a hint.
+//!
+//! **Limits.** [`MAX_PER_PORT`] addresses a port; a port at its limit adds no more. An entry counts for [`LIFETIME`] after
+//! it was last seen; older ones make room when the port needs it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use nat::Time;
+use smoltcp::wire::{ArpPacket, ArpRepr, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv6Packet};
+
+use crate::frame::{ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV6, Frame};
+use crate::mac::Mac;
+use crate::snapshot::{NetworkId, PortId};
+use crate::stage::Cx;
+
+/// Addresses remembered for a port.
+pub const MAX_PER_PORT: usize = 256;
+/// How long an address counts as in use after it was last seen.
+pub const LIFETIME: Duration = Duration::from_secs(300);
+
+/// Who uses an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its port.
+    pub port: PortId,
+    /// When it last said so.
+    pub seen: Time,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_address: HashMap<(NetworkId, IpAddr), Neighbor, RandomState>,
+    per_port: HashMap<PortId, usize, RandomState>,
+}
+
+/// The table. Only ARP and neighbor discovery take its lock, so one is enough.
+#[derive(Debug, Default)]
+pub struct Neighbors(Mutex<Table>);
+
+impl Neighbors {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Whole after every statement: a panic elsewhere leaves it usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `address` is used by `mac` behind `port`.
+    pub fn note(&self, network: NetworkId, address: IpAddr, mac: Mac, port: PortId, now: Time) {
+        let mut table = self.table();
+        let table = &mut *table;
+        let new = Neighbor { mac, port, seen: now };
+        if let Some(known) = table.by_address.get_mut(&(network, address)) {
+            if known.port == port {
+                *known = new;
+                return;
+            }
+            if now.since(known.seen) < LIFETIME
+                && table.per_port.get(&port).is_some_and(|n| *n >= MAX_PER_PORT)
+            {
+                return;
+            }
+        }
+        if table.per_port.get(&port).is_some_and(|n| *n >= MAX_PER_PORT) {
+            table.forget(|_, n| n.port == port && now.since(n.seen) >= LIFETIME);
+            if table.per_port.get(&port).is_some_and(|n| *n >= MAX_PER_PORT) {
+                return;
+            }
+        }
+        if let Some(old) = table.by_address.insert((network, address), new) {
+            table.count_down(old.port);
+        }
+        *table.per_port.entry(port).or_default() += 1;
+    }
+
+    /// Who uses an address, if it was seen lately.
+    pub fn get(&self, network: NetworkId, address: IpAddr, now: Time) -> Option<Neighbor> {
+        self.table().by_address.get(&(network, address)).copied().filter(|n| now.since(n.seen) < LIFETIME)
+    }
+
+    /// Forgets every address of a port: the port is gone.
+    pub fn remove_port(&self, port: PortId) {
+        self.table().forget(|_, n| n.port == port);
+    }
+}
+
+impl Table {
+    fn forget(&mut self, goes: impl Fn(&(NetworkId, IpAddr), &Neighbor) -> bool) {
+        let gone: Vec<_> = self.by_address.extract_if(|key, n| goes(key, n)).map(|(_, n)| n.port).collect();
+        for port in gone {
+            self.count_down(port);
+        }
+    }
+
+    fn count_down(&mut self, port: PortId) {
+        if let Some(count) = self.per_port.get_mut(&port) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_port.remove(&port);
+            }
+        }
+    }
+}
+
+/// Notes the sender of an ARP packet or a neighbor solicitation or advertisement.
+pub fn glean(frame: &Frame<'_>, cx: &Cx<'_>) {
+    let address = match frame.ethertype() {
+        ETHERTYPE_ARP => arp_sender(&frame.bytes()[ETHERNET_HEADER..]),
+        ETHERTYPE_IPV6 => nd_sender(&frame.bytes()[ETHERNET_HEADER..]),
+        _ => return,
+    };
+    if let Some(address) = address {
+        cx.neighbors.note(cx.network.id, address, frame.src(), frame.port, cx.now);
+    }
+}
+
+fn arp_sender(payload: &[u8]) -> Option<IpAddr> {
+    let ArpRepr::EthernetIpv4 { source_protocol_addr, .. } =
+        ArpRepr::parse(&ArpPacket::new_checked(payload).ok()?).ok()?
+    else {
+        return None;
+    };
+    // A probe (RFC 5227) asks for an address that its sender does not use yet.
+    (!source_protocol_addr.is_unspecified()).then_some(source_protocol_addr.into())
+}
+
+fn nd_sender(payload: &[u8]) -> Option<IpAddr> {
+    // Hop limit and next header first: this is asked of every IPv6 packet.
+    if payload.get(6..8)? != [u8::from(IpProtocol::Icmpv6), 255] {
+        return None;
+    }
+    let ip = Ipv6Packet::new_checked(payload).ok()?;
+    let icmp = Icmpv6Packet::new_checked(ip.payload()).ok()?;
+    let address: Ipv6Addr = match icmp.msg_type() {
+        Icmpv6Message::NeighborSolicit => ip.src_addr(),
+        Icmpv6Message::NeighborAdvert => icmp.target_addr(),
+        _ => return None,
+    };
+    (!address.is_unspecified() && !address.is_multicast()).then_some(address.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NET: NetworkId = NetworkId(0);
+
+    fn ip(n: u32) -> IpAddr {
+        IpAddr::V4((0x0a00_0000 + n).into())
+    }
+
+    #[test]
+    fn remembers_for_a_while_and_only_so_many() {
+        let table = Neighbors::default();
+        let (a, b) = (PortId(1), PortId(2));
+        let t = Time::from_secs(10);
+        for n in 0..1000 {
+            table.note(NET, ip(n), Mac::ZERO, a, t);
+        }
+        assert!(table.get(NET, ip(255), t).is_some());
+        assert!(table.get(NET, ip(256), t).is_none());
+        table.note(NET, ip(2000), Mac::ZERO, b, t);
+        assert_eq!(table.get(NET, ip(2000), t).unwrap().port, b);
+        // Later, what has not been seen makes room.
+        let later = t + LIFETIME;
+        assert!(table.get(NET, ip(0), later).is_none());
+        table.note(NET, ip(3000), Mac::ZERO, a, later);
+        assert!(table.get(NET, ip(3000), later).is_some());
+        // An address that changes hands counts for its new owner.
+        table.note(NET, ip(3000), Mac::ZERO, b, later);
+        table.remove_port(b);
+        assert!(table.get(NET, ip(3000), later).is_none());
+        assert!(table.table().per_port.is_empty());
+    }
+}

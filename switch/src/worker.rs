@@ -1,0 +1,212 @@
+//! A worker: a thread that receives, runs the stages, sends, and starts again. The only caller of clocks and ports.
+//!
+//! It runs to completion: poll, receive a batch, decide about each frame, send, settle. It sleeps only in `epoll_wait`,
+//! with no timeout, so an idle switch costs nothing. It takes no lock for longer than a look into a table, allocates
+//! nothing for a frame, and calls the kernel for batches only (but for TAP queues, which know no batches).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+
+use nat::Time;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::batch::{BATCH, Batch};
+use crate::dataplane::DataEvent;
+use crate::engine::Engine;
+use crate::port::packet::PacketPorts;
+use crate::port::tap::TapPort;
+use crate::port::{Rx, Tx};
+use crate::snapshot::{Link, PortId};
+
+/// Batches taken from one source before the others have their turn.
+const ROUNDS: usize = 8;
+/// Descriptors told ready by one call.
+const READY: usize = 64;
+
+/// What epoll says of the socket for all packet ports; TAP ports have their number.
+const PACKET: u64 = u64::MAX;
+/// What epoll says of the wake-up by the control plane.
+const WAKE: u64 = u64::MAX - 1;
+
+/// What the control plane wants of a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// Serve a TAP queue: send to it, and, if it is this worker's own, receive from it.
+    AddTap {
+        /// The port.
+        port: PortId,
+        /// The queue.
+        queue: OwnedFd,
+        /// Receive from it, too.
+        receive: bool,
+    },
+    /// Close a TAP port's queue.
+    RemoveTap(PortId),
+    /// Say when everything before this has been let go of.
+    Quiesce(SyncSender<()>),
+    /// End.
+    Stop,
+}
+
+/// The clock of the data plane: `CLOCK_BOOTTIME`, which counts time asleep.
+pub fn now() -> Time {
+    // The call cannot fail for this clock; if it did, time standing still is the mildest of consequences.
+    let Ok(t) = clock_gettime(ClockId::CLOCK_BOOTTIME) else { return Time::ZERO };
+    let (secs, nanos) = (t.tv_sec().unsigned_abs(), t.tv_nsec().unsigned_abs());
+    Time::from_nanos(secs.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// A worker's own things.
+#[derive(Debug)]
+pub struct Worker {
+    engine: Engine,
+    packet: PacketPorts,
+    taps: Vec<Option<TapPort>>,
+    inbox: Receiver<Message>,
+    wake: Arc<EventFd>,
+    epoll: Epoll,
+    batch: Batch,
+}
+
+impl Worker {
+    /// A worker that listens to `inbox` whenever `wake` is written to.
+    pub fn new(
+        engine: Engine,
+        packet: PacketPorts,
+        inbox: Receiver<Message>,
+        wake: Arc<EventFd>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&packet, EpollEvent::new(EpollFlags::EPOLLIN, PACKET))?;
+        epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        Ok(Self { engine, packet, taps: Vec::new(), inbox, wake, epoll, batch: Batch::new() })
+    }
+
+    /// Works until told to stop.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait for, or to give, frames at all.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut ready = [EpollEvent::empty(); READY];
+        loop {
+            let n = match self.epoll.wait(&mut ready, EpollTimeout::NONE) {
+                Ok(n) => n,
+                Err(nix::Error::EINTR) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            for event in &ready[..n] {
+                match event.data() {
+                    PACKET => self.serve_packet_ports()?,
+                    WAKE => {
+                        if self.obey()? == Told::Stop {
+                            return Ok(());
+                        }
+                    }
+                    tap => self.serve_tap(tap),
+                }
+            }
+        }
+    }
+
+    fn serve_packet_ports(&mut self) -> io::Result<()> {
+        for _ in 0..ROUNDS {
+            self.batch.clear();
+            self.packet.receive(&mut self.batch)?;
+            let n = self.batch.len();
+            self.forward();
+            if n < BATCH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn serve_tap(&mut self, tap: u64) {
+        let Some(port) = u32::try_from(tap).ok().map(PortId) else { return };
+        for _ in 0..ROUNDS {
+            self.batch.clear();
+            let Some(Some(queue)) = self.taps.get_mut(port.index()) else { return };
+            if let Err(error) = queue.receive(&mut self.batch) {
+                tracing::debug!("TAP queue of port {} is gone: {error}", port.0);
+                self.remove_tap(port);
+                self.engine.shared().tell(DataEvent::TapGone(port));
+                return;
+            }
+            if self.batch.is_empty() {
+                return;
+            }
+            self.forward();
+        }
+    }
+
+    /// Decides about the batch, sends what came of it, counts.
+    fn forward(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(self.engine.shared());
+        let snapshot = shared.snapshot.load();
+        self.engine.run(now(), &snapshot, &mut self.batch);
+        let outgoing = self.engine.outgoing();
+        self.packet.send(&self.batch, outgoing);
+        for out in outgoing.iter_mut().filter(|out| out.link == Link::Tap) {
+            if let Some(Some(tap)) = self.taps.get_mut(out.port.index()) {
+                tap.send(&self.batch, std::slice::from_mut(out));
+            }
+        }
+        self.engine.settle(&snapshot, &self.batch);
+    }
+
+    /// Does what the control plane wants.
+    fn obey(&mut self) -> io::Result<Told> {
+        self.wake.read()?;
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Message::AddTap { port, queue, receive }) => self.add_tap(port, queue, receive),
+                Ok(Message::RemoveTap(port)) => self.remove_tap(port),
+                // Between batches nothing is held. Nobody waiting any more is no concern of ours.
+                Ok(Message::Quiesce(done)) => _ = done.send(()),
+                Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return Ok(Told::Stop),
+                Err(TryRecvError::Empty) => return Ok(Told::GoOn),
+            }
+        }
+    }
+
+    fn add_tap(&mut self, port: PortId, queue: OwnedFd, receive: bool) {
+        self.remove_tap(port);
+        let tap = TapPort::new(port, queue);
+        let watched = if receive {
+            self.epoll.add(&tap, EpollEvent::new(EpollFlags::EPOLLIN, port.0.into()))
+        } else {
+            Ok(())
+        };
+        if let Err(error) = watched {
+            tracing::error!("cannot watch the TAP queue of port {}: {error}", port.0);
+            self.engine.shared().tell(DataEvent::TapGone(port));
+            return;
+        }
+        if self.taps.len() <= port.index() {
+            self.taps.resize_with(port.index() + 1, || None);
+        }
+        self.taps[port.index()] = Some(tap);
+    }
+
+    fn remove_tap(&mut self, port: PortId) {
+        if let Some(tap) = self.taps.get_mut(port.index()).and_then(Option::take) {
+            // A duplicate of the descriptor may live on elsewhere, so closing ours does not end the watch. An error
+            // means that it was not watched.
+            let _ = self.epoll.delete(tap.as_fd());
+        }
+    }
+}
+
+/// Whether to go on after a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    GoOn,
+    Stop,
+}
