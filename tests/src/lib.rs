@@ -3,6 +3,7 @@
 //! [`lab`] is in memory and in virtual time: smoltcp hosts on the stages and the MAC table of production.
 //! [`netns`] and [`site`] are real: namespaces, `swd`, `swctl`, and the programs that people use.
 
+pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod raw;
