@@ -388,6 +388,7 @@ impl Lab {
         for port in &self.ports {
             let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
             interface.options.push(InterfaceDescriptionOption::IfName(Cow::Borrowed(&port.name)));
+            interface.options.push(InterfaceDescriptionOption::IfTsResol(9)); // times are in 10^-9 s
             writer.write_pcapng_block(interface)?;
         }
         for (time, port, direction, bytes) in &self.frames {

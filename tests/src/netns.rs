@@ -153,7 +153,7 @@ impl Namespace {
     /// When it does not.
     #[track_caller]
     pub fn ping(&self, address: &str) {
-        let _ = self.run(&["ping", "-n", "-c3", "-i0.05", "-W2", address]).ok();
+        self.run(&["ping", "-n", "-c3", "-i0.05", "-W2", address]).ok();
     }
 
     /// The MAC address of an interface inside.

@@ -116,7 +116,6 @@ impl Output {
     /// # Panics
     /// When it did not.
     #[track_caller]
-    #[must_use]
     pub fn ok(self) -> Self {
         assert!(self.status.success(), "{self}");
         self

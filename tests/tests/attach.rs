@@ -96,8 +96,8 @@ for_each_port_kind! {
         }
         // Each address is announced (gratuitous ARP), or used as the source of an ARP request.
         for address in &expected {
-            let _ = squatter.ns.run(&["ping", "-n", "-c1", "-W1", "-I", address, GATEWAY]).ok();
-            let _ = squatter.ns.run(&["ping", "-n", "-c1", "-W1", "-I", address, &first]).ok();
+            squatter.ns.run(&["ping", "-n", "-c1", "-W1", "-I", address, GATEWAY]).ok();
+            squatter.ns.run(&["ping", "-n", "-c1", "-W1", "-I", address, &first]).ok();
         }
         let given = attach(&site, way, &next, &["--name", "next"]);
         assert!(!expected.contains(&given), "{given} is in use by somebody else");

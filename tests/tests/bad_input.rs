@@ -66,7 +66,7 @@ fn interfaces() {
     let error = swctl(&["port", "add", "v1"]).one_line_error();
     assert!(error.contains("v1"), "{error}");
     // What one of them has is not taken along when the other one ends.
-    let _ = swctl(&["port", "add", "v2"]).ok();
+    swctl(&["port", "add", "v2"]).ok();
     refuses(&site, &["port", "add", "v2"], &["v2"]);
 }
 
@@ -360,7 +360,7 @@ fn a_group_of_the_configuration_may_come_in() {
             .arg(site.socket());
         run(command.arg("status"), TIMEOUT)
     };
-    let _ = as_user("65534", "65534").ok();
+    as_user("65534", "65534").ok();
     let _ = as_user("65533", "65533").one_line_error();
 }
 
@@ -481,7 +481,7 @@ fn a_full_disk() {
     let state = site.state_dir();
     fs::create_dir_all(&state).expect("mkdir");
     let path = state.to_str().expect("UTF-8").to_owned();
-    let _ = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs", &path]), TIMEOUT).ok();
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs", &path]), TIMEOUT).ok();
     let _unmount = Unmount(path);
     site.start();
     let c1 = site.container("c1", Way::Attach, "172.18.0.10");

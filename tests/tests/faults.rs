@@ -243,7 +243,7 @@ fn an_interface_that_goes_down_comes_up_or_changes_is_followed() {
         c.ns.ip(&["link", "set", "eth0", "mtu", "9000"]);
         wait_until("the MTU is followed", s(10), || site.port(port)["mtu"] == 9000);
     }
-    let _ = c1.ns.run(&["ping", "-n", "-c3", "-i0.1", "-Mdo", "-s8900", "172.18.0.20"]).ok();
+    c1.ns.run(&["ping", "-n", "-c3", "-i0.1", "-Mdo", "-s8900", "172.18.0.20"]).ok();
 
     switch.ip(&["link", "set", "v-c2", "down"]);
     switch.ip(&["link", "set", "v-c2", "name", "renamed"]);

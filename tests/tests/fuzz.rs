@@ -143,7 +143,12 @@ fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
             }
             // Lengths and offsets are where parsers break.
             _ if at + 1 < frame.len() => {
-                frame[at..at + 2].copy_from_slice(&random.pick(&[[0, 0], [0xff, 0xff], [0, 1], [0x7f, 0xff]]))
+                frame[at..at + 2].copy_from_slice(&random.pick(&[
+                    [0, 0],
+                    [0xff, 0xff],
+                    [0, 1],
+                    [0x7f, 0xff],
+                ]));
             }
             _ => {}
         }
