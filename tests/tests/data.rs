@@ -10,7 +10,10 @@ use tests::site::{Container, Site, Way, heavy};
 use tests::stream::{tcp_echoes, tcp_is_identical, udp_is_identical};
 
 fn pair(way: Way) -> (Site, Container, Container) {
-    let site = Site::new();
+    pair_on(Site::new(), way)
+}
+
+fn pair_on(site: Site, way: Way) -> (Site, Container, Container) {
     let c1 = site.container("c1", way, "172.18.0.10");
     let c2 = site.container("c2", way, "172.18.0.20");
     c1.ping(&c2);
@@ -45,6 +48,21 @@ for_each_port_kind! {
         let _alone = heavy();
         let (_site, c1, c2) = pair(way);
         udp_pair(&c1, &c2, 2_000, 20_000);
+    }
+
+    fn two_workers_forward_byte_identical(way) {
+        let _alone = heavy();
+        let (site, c1, c2) = pair_on(Site::with_config("uplink = \"none\"\nworkers = 2\n"), way);
+        assert_eq!(site.json(&["status"])["workers"], 2);
+        let listeners = [7000, 7001, 7002].map(|p| c2.ns.tcp_listen(&format!("0.0.0.0:{p}")));
+        std::thread::scope(|scope| {
+            for listener in &listeners {
+                let to = format!("172.18.0.20:{}", listener.local_addr().expect("bound").port());
+                let connection = c1.ns.tcp_connect(&to, s(5)).expect("connect");
+                scope.spawn(move || tcp_is_identical(connection, listener, 50_000_000));
+            }
+        });
+        assert!(udp_pair(&c1, &c2, 20_000, 1472) < 200);
     }
 
     fn host_and_container_exchange_100_mb(way) {
