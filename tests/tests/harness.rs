@@ -44,6 +44,15 @@ fn streams_cross_a_cable() {
 }
 
 #[test]
+fn super_frames_are_seen_on_a_cable() {
+    let (a, b) = cable();
+    let watch = Raw::open_for_lengths(&b, "eth0", 60_001);
+    let listener = b.tcp_listen("0.0.0.0:7000");
+    tcp_is_identical(a.tcp_connect("10.0.0.2:7000", s(5)).expect("connect"), &listener, 100_000_000);
+    watch.expect("a TCP super-frame of more than 60,000 bytes", |f| f.length > 60_000);
+}
+
+#[test]
 #[should_panic(expected = "not what was sent")]
 fn a_wrong_byte_is_noticed() {
     let (a, b) = cable();

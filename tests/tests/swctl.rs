@@ -22,7 +22,7 @@ for_each_port_kind! {
     fn keys_that_scripts_rely_on(way) {
         let site = Site::new();
         let c1 = site.container("c1", way, "172.18.0.10");
-        let c2 = site.container("c2", way, "172.18.0.20");
+        let _c2 = site.container("c2", way, "172.18.0.20");
         let before = (site.port("c1"), site.port("c2"));
         c1.ns.run(&["ping", "-n", "-c10", "-i0.02", "172.18.0.20"]).ok();
         let after = (site.port("c1"), site.port("c2"));
