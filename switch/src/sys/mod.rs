@@ -6,3 +6,4 @@
 pub mod mmsg;
 pub mod netns;
 pub mod packet;
+pub mod ring;
