@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod bridge;
+pub mod daemon;
 pub mod dataplane;
 pub mod engine;
 pub mod fdb;

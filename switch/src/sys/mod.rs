@@ -3,7 +3,9 @@
 //! Each file is one kernel interface. Nothing above this folder is unsafe.
 #![expect(clippy::cast_possible_truncation, reason = "constants and sizes of C structs, all small")]
 
+pub mod fds;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;
 pub mod ring;
+pub mod tun;

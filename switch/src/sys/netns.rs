@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 
 /// An open network namespace.
 #[derive(Debug)]
@@ -37,14 +38,35 @@ impl NetNs {
     ///
     /// A file that is no network namespace is refused with `InvalidInput`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let ns = Self { file };
-        // nsfs files of other kinds are found out by setns; ordinary files by the file system's magic number.
-        let stat = nix::sys::statfs::fstatfs(&ns.file)?;
-        if stat.filesystem_type() != nix::sys::statfs::NSFS_MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace"));
-        }
-        Ok(ns)
+        Self::try_from(OwnedFd::from(File::open(path)?))
+    }
+
+    /// A new, empty namespace. It lives as long as somebody holds it.
+    ///
+    /// # Errors
+    /// As unshare(2): `EPERM` without `CAP_SYS_ADMIN`.
+    pub fn make() -> io::Result<Self> {
+        // Only a thread can be moved into a new namespace: one for this and nothing else.
+        let maker = std::thread::Builder::new().name("netns".into()).spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Self::current()
+        })?;
+        maker.join().map_err(|_| io::Error::other("the thread that makes a namespace panicked"))?
+    }
+
+    /// Makes the namespace visible as `path`, as `ip netns add` does: until the file is removed, it lives.
+    ///
+    /// The folder becomes a shared mount first, so that the pin is seen in every mount namespace that follows this one.
+    ///
+    /// # Errors
+    /// As mount(2).
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        std::fs::create_dir_all(folder)?;
+        share(folder)?;
+        File::options().create(true).append(true).open(path)?;
+        let source = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
     }
 
     /// Which namespace it is.
@@ -66,6 +88,35 @@ impl NetNs {
     /// Moves the calling thread into the namespace for good.
     pub fn enter_for_good(&self) -> io::Result<()> {
         Ok(setns(&self.file, CloneFlags::CLONE_NEWNET)?)
+    }
+}
+
+/// Makes mounts below a folder visible in the mount namespaces that follow this one (iproute2 does the same).
+fn share(folder: &Path) -> io::Result<()> {
+    let none = None::<&str>;
+    let shared = || mount(none, folder, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
+    match shared() {
+        // Not a mount yet: becomes one, of itself.
+        Err(nix::errno::Errno::EINVAL) => {
+            mount(Some(folder), folder, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+            Ok(shared()?)
+        }
+        other => Ok(other?),
+    }
+}
+
+impl TryFrom<OwnedFd> for NetNs {
+    type Error = io::Error;
+
+    fn try_from(fd: OwnedFd) -> io::Result<Self> {
+        let ns = Self { file: fd.into() };
+        // nsfs files of other kinds are found out by setns; ordinary files by the file system's magic number.
+        let stat = nix::sys::statfs::fstatfs(&ns.file)?;
+        if stat.filesystem_type() == nix::sys::statfs::NSFS_MAGIC {
+            Ok(ns)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "not a namespace"))
+        }
     }
 }
 

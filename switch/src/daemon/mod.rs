@@ -1,0 +1,25 @@
+//! The control plane: what the user wants, made so in the kernel and kept so.
+//!
+//! [`desired`] is what is wanted, [`plan`] the way there, [`apply`] the way walked; [`reconcile`] follows what the kernel
+//! does by itself. [`control::Daemon`] owns it all; [`api`] is how people reach it. One thread; the workers never wait for
+//! it.
+
+mod api;
+pub mod apply;
+pub mod control;
+pub mod desired;
+pub mod events;
+pub mod ipam;
+pub mod keeper;
+pub mod links;
+pub mod live;
+pub mod namespace;
+pub mod options;
+pub mod plan;
+mod reconcile;
+mod start;
+pub mod state;
+mod view;
+
+pub use options::Options;
+pub use start::{StartupError, main, run};

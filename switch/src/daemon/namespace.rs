@@ -1,0 +1,114 @@
+//! The switch namespace: found or made, pinned, quiet, and held by the keeper.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::keeper::Keeper;
+use crate::sys::netns::NetNs;
+
+/// Where iproute2 looks for namespaces.
+pub const NETNS_DIR: &str = "/run/netns";
+
+/// Why there is no switch namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// The kernel refused one.
+    #[error("cannot make the switch namespace: {0}; swd needs CAP_SYS_ADMIN")]
+    Make(io::Error),
+    /// It cannot be pinned.
+    #[error("cannot pin the switch namespace as {path}: {source}")]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is the host's.
+    #[error("{0} is the namespace that swd runs in, so it cannot be the switch namespace; choose another --name")]
+    IsHost(PathBuf),
+    /// No keeper.
+    #[error("cannot start the process that keeps the switch namespace ({path}): {source}")]
+    Keeper {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The switch namespace of an instance: that of the pin, else that of a running keeper, else a new one.
+///
+/// # Errors
+/// When none can be had.
+pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<(NetNs, Keeper), NamespaceError> {
+    let pin = Path::new(NETNS_DIR).join(name);
+    let socket = runtime_dir.join(format!("{name}.keeper"));
+    let pin_error = |source| NamespaceError::Pin { path: pin.clone(), source };
+    let keeper = Keeper::connect(&socket);
+    let pinned = NetNs::open(&pin).ok();
+    let kept = keeper.as_ref().and_then(|k| k.netns().ok());
+    let (netns, held) = match (pinned, kept) {
+        (Some(pinned), Some(kept)) => {
+            let same = matches!((pinned.id(), kept.id()), (Ok(a), Ok(b)) if a == b);
+            (pinned, same)
+        }
+        (Some(pinned), None) => (pinned, false),
+        (None, Some(kept)) => {
+            // The pin was made in a mount namespace that has ended.
+            kept.pin(&pin).map_err(pin_error)?;
+            (kept, true)
+        }
+        (None, None) => {
+            let new = NetNs::make().map_err(NamespaceError::Make)?;
+            new.pin(&pin).map_err(pin_error)?;
+            (new, false)
+        }
+    };
+    if matches!((netns.id(), host.id()), (Ok(a), Ok(b)) if a == b) {
+        return Err(NamespaceError::IsHost(pin));
+    }
+    silence(&netns).map_err(NamespaceError::Make)?;
+    let keeper = match (keeper, held) {
+        (Some(keeper), true) => keeper,
+        (other, _) => {
+            if let Some(stale) = other {
+                stale.end();
+            }
+            Keeper::start(&socket, &pin, &netns)
+                .map_err(|source| NamespaceError::Keeper { path: socket, source })?
+        }
+    };
+    Ok((netns, keeper))
+}
+
+/// Turns IPv6 off inside: interfaces that come get no address, and the stack there says nothing.
+fn silence(netns: &NetNs) -> io::Result<()> {
+    let _inside = netns.enter()?;
+    for scope in ["all", "default"] {
+        // These files are the calling thread's namespace's own. Without IPv6 in the kernel there are none.
+        match std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1") {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The instance, other than `own`, that has an interface of this name in its switch namespace.
+pub async fn instance_with(ifname: &str, own: &str) -> Option<String> {
+    for entry in std::fs::read_dir(NETNS_DIR).ok()?.flatten() {
+        let name = entry.file_name().into_string().ok()?;
+        if name == own {
+            continue;
+        }
+        let Ok(netns) = NetNs::open(&entry.path()) else { continue };
+        let Ok(conn) = super::links::Conn::within(&netns) else { continue };
+        let link = conn.link(ifname).await;
+        conn.close().await;
+        let alias = link.ok().flatten().and_then(|l| l.alias);
+        if let Some(instance) = alias.as_deref().and_then(|a| a.strip_prefix("swd:")) {
+            return instance.split(':').next().map(str::to_owned);
+        }
+    }
+    None
+}

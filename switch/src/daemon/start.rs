@@ -1,0 +1,290 @@
+//! From the command line to a running daemon, and to its end.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use ctl::config::{Config, ConfigError, Uplink};
+use ctl::spec::{self, SpecError};
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::control::{Daemon, Error};
+use super::events::Events;
+use super::links::{Conn, LinkError, Watch, default_interface};
+use super::live::Live;
+use super::namespace::{self, NamespaceError};
+use super::options::{Internal, Options};
+use super::reconcile::Heard;
+use super::state::{StateError, Store};
+use super::{api, keeper, view};
+use crate::dataplane::{self, Dataplane, StageFactory, StartError};
+use crate::fdb::FdbConfig;
+use crate::sys::netns::NetNs;
+use crate::worker;
+
+/// How long to gather news from the kernel before acting: a thousand interfaces that come at once are one change.
+const GATHER: Duration = Duration::from_millis(3);
+/// How often aged MACs are cleared away. They are not used from the moment they age out, so this is for memory only.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartupError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The name.
+    #[error("--name: {0}")]
+    Name(#[from] SpecError),
+    /// Not allowed to.
+    #[error("cannot start: {0}")]
+    Capabilities(String),
+    /// Another one runs.
+    #[error("an instance named {name} runs already{pid}; stop it, or start this one with another --name")]
+    Running {
+        /// The instance.
+        name: String,
+        /// Its process.
+        pid: String,
+    },
+    /// A file or folder.
+    #[error("cannot use {path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The uplink.
+    #[error("the uplink {0} is not there; 'ip link' lists the host's interfaces, and --uplink none does without")]
+    NoUplink(String),
+    /// The switch namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// Netlink.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The state file.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The data plane.
+    #[error("{}", chain(.0))]
+    Dataplane(StartError),
+    /// What was there before, or is configured, cannot be set up.
+    #[error(transparent)]
+    Control(#[from] Error),
+    /// The API.
+    #[error("{0}")]
+    Api(String),
+    /// The system.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The whole of `swd`, as the body of a `main`: parses the command line, runs, and tells the exit code. `stages` makes
+/// the user's own stages for each worker.
+pub fn main(stages: Box<StageFactory>) -> ExitCode {
+    let options = Options::parse();
+    if let Some(Internal::Keeper { socket, pin }) = &options.internal {
+        return match keeper::serve(socket, pin) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SWD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+    match run(options, stages) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", e.to_string().lines().collect::<Vec<_>>().join("; "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the daemon until it is told to end by SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(options: Options, stages: Box<StageFactory>) -> Result<(), StartupError> {
+    spec::check_name("instance", &options.name)?;
+    let config = match &options.config {
+        Some(path) => Config::load(path)?,
+        None => Config::default(),
+    };
+    if let Some(missing) = view::missing_capabilities() {
+        return Err(StartupError::Capabilities(missing));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(live(&options, &config, stages))
+}
+
+async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> Result<(), StartupError> {
+    // Before anything can be left behind.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let folder = &options.runtime_dir;
+    std::fs::create_dir_all(folder).map_err(|source| StartupError::File { path: folder.clone(), source })?;
+    let _lock = lock(folder, &options.name)?;
+    let store = Store::open(&options.state_dir, &options.name)?;
+    let saved = store.load()?;
+    let access = api::Access::of(&config.api.group).map_err(|e| StartupError::Api(e.to_string()))?;
+
+    let host_netns = NetNs::current()?;
+    let host = Conn::here()?;
+    let uplink = find_uplink(options.uplink.as_ref().unwrap_or(&config.uplink), &host).await?;
+    let (switch_netns, keeper) = namespace::open(&options.name, folder, &host_netns)?;
+    let switch = Conn::within(&switch_netns)?;
+    // Watching begins before looking, so that nothing falls in between.
+    let mut host_watch = Watch::here()?;
+    let mut switch_watch = Watch::within(&switch_netns)?;
+    let workers = options.workers.unwrap_or(config.workers) as usize;
+    let fdb = FdbConfig {
+        aging: Duration::from_secs(config.fdb.aging_s),
+        max_entries: usize::try_from(config.fdb.max_entries).unwrap_or(usize::MAX),
+        max_per_port: usize::try_from(config.fdb.max_per_port).unwrap_or(usize::MAX),
+    };
+    let (dataplane, mut data_events) =
+        Dataplane::start(&switch_netns, &dataplane::Config { workers, fdb }, &*stages)
+            .map_err(StartupError::Dataplane)?;
+    let mut daemon = Daemon {
+        name: options.name.clone(),
+        workers,
+        uplink,
+        started: Timestamp::now(),
+        desired: saved.clone().unwrap_or_default(),
+        store,
+        live: Live::default(),
+        switch_netns,
+        host_netns,
+        switch,
+        host,
+        keeper,
+        dataplane,
+        events: Events::default(),
+    };
+    daemon.reconcile().await?;
+    daemon.add_configured(config, saved.is_none()).await?;
+
+    let daemon = Arc::new(Mutex::new(daemon));
+    let socket = folder.join(format!("{}.sock", options.name));
+    api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    announce()?;
+
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard: Option<(Instant, Heard)> = None;
+    loop {
+        let gathered = async {
+            match &heard {
+                Some((at, _)) => sleep_until(*at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            notice = switch_watch.next() => note(&mut heard).switch(notice),
+            notice = host_watch.next() => note(&mut heard).host(notice),
+            () = gathered => {
+                if let Some((_, heard)) = heard.take() {
+                    daemon.lock().await.hear(heard).await;
+                }
+            }
+            Some(event) = data_events.recv() => daemon.lock().await.data_event(event).await,
+            _ = sweep.tick() => daemon.lock().await.dataplane.fdb().sweep(worker::now()),
+        }
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    // A change that is under way is finished first.
+    let _last = daemon.lock().await;
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}
+
+fn note(heard: &mut Option<(Instant, Heard)>) -> &mut Heard {
+    &mut heard.get_or_insert_with(|| (Instant::now() + GATHER, Heard::default())).1
+}
+
+/// Says that frames are forwarded: to a person or script by a line, to systemd by its protocol.
+fn announce() -> io::Result<()> {
+    let mut out = io::stdout();
+    // That nobody reads it is no reason to end.
+    let _ = writeln!(out, "ready").and_then(|()| out.flush());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    Ok(())
+}
+
+/// Takes the instance's name: held until the process ends, however it ends.
+fn lock(folder: &Path, name: &str) -> Result<Flock<File>, StartupError> {
+    let path = folder.join(format!("{name}.lock"));
+    let error = |source| StartupError::File { path: path.clone(), source };
+    let file =
+        File::options().create(true).read(true).write(true).truncate(false).open(&path).map_err(error)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let written = lock.set_len(0).and_then(|()| lock.rewind());
+            written.and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(error)?;
+            Ok(lock)
+        }
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            let pid = text.trim();
+            let pid = if pid.is_empty() { String::new() } else { format!(" (pid {pid})") };
+            Err(StartupError::Running { name: name.to_owned(), pid })
+        }
+        Err((_, e)) => Err(error(e.into())),
+    }
+}
+
+async fn find_uplink(wanted: &Uplink, host: &Conn) -> Result<Option<String>, StartupError> {
+    match wanted {
+        Uplink::None => Ok(None),
+        Uplink::Auto => Ok(default_interface(host).await?),
+        Uplink::Interface(name) => match host.link(name).await? {
+            Some(link) if !link.loopback => Ok(Some(name.clone())),
+            _ => Err(StartupError::NoUplink(name.clone())),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_taken_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = lock(folder.path(), "swd").unwrap();
+        let said = lock(folder.path(), "swd").unwrap_err().to_string();
+        let pid = std::process::id();
+        assert_eq!(
+            said,
+            format!("an instance named swd runs already (pid {pid}); stop it, or start this one with another --name")
+        );
+        lock(folder.path(), "other").unwrap();
+        drop(first);
+        lock(folder.path(), "swd").unwrap();
+    }
+}
