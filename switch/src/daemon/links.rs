@@ -126,7 +126,8 @@ impl Link {
     }
 }
 
-/// A veth pair to make: this end here, the other one elsewhere. Both come up.
+/// A veth pair to make: this end here, the other one elsewhere. This end comes up; the other cannot before it has a peer
+/// (`ENOTCONN`).
 #[derive(Debug)]
 pub struct VethPair<'a> {
     /// Name of this end.
@@ -235,7 +236,6 @@ impl Conn {
             .mtu(pair.mtu)
             .address(pair.peer_mac.0.to_vec())
             .setns_by_fd(pair.peer_netns.as_fd().as_raw_fd())
-            .up()
             .build();
         let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .name(pair.name)

@@ -19,14 +19,30 @@ const TUN_F_USO6: libc::c_ulong = 0x40;
 /// Length of `struct virtio_net_hdr`, which stands before each frame.
 static VNET_HEADER: libc::c_int = 10;
 
-nix::ioctl_write_ptr_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
-nix::ioctl_read_bad!(tun_get_iff, nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()), libc::ifreq);
-nix::ioctl_write_int_bad!(tun_set_offload, nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
-nix::ioctl_write_ptr_bad!(
-    tun_set_vnet_header,
-    nix::request_code_write!(b'T', 216, size_of::<libc::c_int>()),
-    libc::c_int
-);
+/// The ioctls; the macros make public functions, which nobody outside needs.
+mod ioctl {
+    use nix::libc;
+
+    nix::ioctl_write_ptr_bad!(
+        set_iff,
+        nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+        libc::ifreq
+    );
+    nix::ioctl_read_bad!(
+        get_iff,
+        nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()),
+        libc::ifreq
+    );
+    nix::ioctl_write_int_bad!(
+        set_offload,
+        nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>())
+    );
+    nix::ioctl_write_ptr_bad!(
+        set_vnet_header,
+        nix::request_code_write!(b'T', 216, size_of::<libc::c_int>()),
+        libc::c_int
+    );
+}
 
 /// Makes a TAP device named `name` in the calling thread's namespace, with that many queues; none blocks.
 ///
@@ -57,15 +73,15 @@ fn open_queue(name: &str, flags: libc::c_int) -> io::Result<OwnedFd> {
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
     let fd = file.as_raw_fd();
     // SAFETY: fd is open, and the request is an ifreq with a terminated name, which the kernel copies.
-    unsafe { tun_set_iff(fd, &raw const request) }?;
+    unsafe { ioctl::set_iff(fd, &raw const request) }?;
     // SAFETY: fd is open, and the kernel copies the int.
-    unsafe { tun_set_vnet_header(fd, &raw const VNET_HEADER) }?;
+    unsafe { ioctl::set_vnet_header(fd, &raw const VNET_HEADER) }?;
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     let all = tcp | TUN_F_USO4 | TUN_F_USO6;
     for offload in [all, tcp] {
         let Ok(offload) = libc::c_int::try_from(offload) else { continue };
         // SAFETY: fd is open; the argument is an integer.
-        match unsafe { tun_set_offload(fd, offload) } {
+        match unsafe { ioctl::set_offload(fd, offload) } {
             Ok(_) => return Ok(file.into()),
             // Kernels before 6.2 know no USO.
             Err(nix::errno::Errno::EINVAL) => {}
@@ -80,5 +96,5 @@ pub fn is_alive(queue: BorrowedFd<'_>) -> bool {
     // SAFETY: ifreq is plain data, for which all zeroes is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is borrowed, so open; the kernel writes one ifreq, and there is room for one.
-    unsafe { tun_get_iff(queue.as_raw_fd(), &raw mut request) }.is_ok()
+    unsafe { ioctl::get_iff(queue.as_raw_fd(), &raw mut request) }.is_ok()
 }

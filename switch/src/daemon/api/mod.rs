@@ -26,7 +26,7 @@ use super::control::{Daemon, Error};
 use super::desired::Class;
 use crate::mac::Mac;
 
-pub(super) use server::{Access, ServerError, serve};
+pub(super) use server::{Access, serve};
 
 /// Longest request body.
 const MAX_BODY: usize = 64 * 1024;
