@@ -134,7 +134,8 @@ impl Dataplane {
         let mut workers = Vec::with_capacity(count);
         for (i, socket) in sockets.iter().enumerate() {
             let engine = Engine::new(Arc::clone(&shared), stages());
-            workers.push(start_worker(i, engine, Arc::clone(socket)).map_err(StartError::Thread)?);
+            let ports = PacketPorts::new(Arc::clone(socket)).map_err(StartError::PacketSocket)?;
+            workers.push(start_worker(i, engine, ports).map_err(StartError::Thread)?);
         }
         let dataplane =
             Self { shared, workers, sockets, overflowed: AtomicU64::new(0), generation: Mutex::new(0) };
@@ -256,10 +257,10 @@ fn open_sockets(netns: &NetNs, count: usize) -> Result<Vec<Arc<PacketSocket>>, S
     Ok(sockets)
 }
 
-fn start_worker(number: usize, engine: Engine, socket: Arc<PacketSocket>) -> io::Result<WorkerHandle> {
+fn start_worker(number: usize, engine: Engine, ports: PacketPorts) -> io::Result<WorkerHandle> {
     let (sender, inbox) = channel();
     let wake = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-    let worker = Worker::new(engine, PacketPorts::new(socket), inbox, Arc::clone(&wake))?;
+    let worker = Worker::new(engine, ports, inbox, Arc::clone(&wake))?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         let alive = DiesWithWorker;
         if let Err(error) = worker.run() {

@@ -1,1 +1,11 @@
-//! The two labs that the tests of this package run in.
+//! The two labs that the tests of this package run in, one file per capability in `tests/`.
+//!
+//! [`lab`] is in memory and in virtual time: smoltcp hosts on the stages and the MAC table of production.
+//! [`netns`] and [`site`] are real: namespaces, `swd`, `swctl`, and the programs that people use.
+
+pub mod lab;
+pub mod netns;
+pub mod process;
+pub mod raw;
+pub mod site;
+pub mod stream;

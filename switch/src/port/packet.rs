@@ -8,14 +8,15 @@ use super::{Rx, Tx, fate_of};
 use crate::batch::{BATCH, Batch};
 use crate::engine::{Fate, Outgoing};
 use crate::snapshot::Link;
-use crate::sys::mmsg::{Receiver, Sender};
-use crate::sys::packet::PacketSocket;
+use crate::sys::mmsg::Sender;
+use crate::sys::packet::{OpenError, PacketSocket};
+use crate::sys::ring::Ring;
 
 /// One unbound socket for all ports of kind packet.
 #[derive(Debug)]
 pub struct PacketPorts {
     socket: Arc<PacketSocket>,
-    receiver: Receiver,
+    ring: Ring,
     sender: Sender,
     /// Which entries of `outgoing` are in the call, in order. Kept for its memory.
     chosen: Vec<(usize, usize, u32)>,
@@ -23,8 +24,14 @@ pub struct PacketPorts {
 
 impl PacketPorts {
     /// Receives from and sends by `socket`.
-    pub fn new(socket: Arc<PacketSocket>) -> Self {
-        Self { socket, receiver: Receiver::new(), sender: Sender::new(), chosen: Vec::with_capacity(BATCH) }
+    pub fn new(socket: Arc<PacketSocket>) -> Result<Self, OpenError> {
+        let ring = Ring::new(Arc::clone(&socket))?;
+        Ok(Self { socket, ring, sender: Sender::new(), chosen: Vec::with_capacity(BATCH) })
+    }
+
+    /// Whether a frame waits to be received. Costs a look into memory.
+    pub fn is_ready(&self) -> bool {
+        self.ring.is_ready()
     }
 }
 
@@ -36,7 +43,7 @@ impl AsFd for PacketPorts {
 
 impl Rx for PacketPorts {
     fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
-        self.receiver.receive(&*self.socket, batch, BATCH)
+        self.ring.receive(batch).map(drop)
     }
 }
 

@@ -10,7 +10,7 @@ pub mod neighbor;
 
 use std::net::IpAddr;
 
-use etherparse::{LaxNetSlice, LaxSlicedPacket, LaxLinkExtSlice};
+use etherparse::{LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket};
 
 use crate::frame::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, Frame};
 use crate::stage::{Cx, Stage};

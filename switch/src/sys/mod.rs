@@ -7,4 +7,5 @@ pub mod fds;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;
+pub mod ring;
 pub mod tun;

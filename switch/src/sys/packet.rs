@@ -84,10 +84,25 @@ impl PacketSocket {
         Ok(drops)
     }
 
-    fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
+    pub(super) fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
         // SAFETY: the pointer and the length describe `value`, which outlives the call.
         let rc = unsafe {
             libc::setsockopt(self.fd.as_raw_fd(), level, option, (&raw const value).cast(), socklen::<i32>())
+        };
+        check(rc)
+    }
+
+    /// Sets an option of the packet level that is a C struct.
+    pub(super) fn set_plain<T>(&self, option: i32, value: &T) -> io::Result<()> {
+        // SAFETY: the pointer and the length describe `value`, which outlives the call; the kernel only reads.
+        let rc = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                option,
+                std::ptr::from_ref(value).cast(),
+                socklen::<T>(),
+            )
         };
         check(rc)
     }

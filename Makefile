@@ -1,0 +1,35 @@
+# Everything that people and CI do. `make demo` and `make test` need nothing but the Rust toolchain, make and apt-get.
+
+CARGO ?= cargo
+# The tests make network namespaces: they run as root, the build does not have to.
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$$PATH",)
+RUNNER := $(if $(SUDO),--config 'target."cfg(unix)".runner = ["sudo", "-E"]',)
+
+.PHONY: build demo test fmt lint doc clean install-deps
+
+build: install-deps
+	$(CARGO) build --release --bins
+
+demo: build
+	$(SUDO) tests/demo.sh
+
+# The tests run the binaries of the same profile: those are built first. More threads than cores, because tests mostly wait.
+test: install-deps
+	$(CARGO) build --workspace --bins
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace --no-fail-fast $(RUNNER)
+
+fmt:
+	$(CARGO) fmt --all
+
+lint: install-deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc: install-deps
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items
+
+clean:
+	$(CARGO) clean
+
+install-deps:
+	@$(SUDO) tests/install-deps.sh

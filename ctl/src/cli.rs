@@ -1,0 +1,321 @@
+//! The command line.
+
+use std::{
+    net::IpAddr,
+    path::{self, PathBuf},
+    process,
+};
+
+use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap_complete::Shell;
+use ctl::api::{AttachSpec, DEFAULT_NETWORK, DEFAULT_SOCKET, NetworkSpec, PortSpec};
+use ipnet::IpNet;
+
+/// Drives swd, the userspace Ethernet switch and NAT router.
+#[derive(Debug, Parser)]
+#[command(
+    name = "swctl",
+    version,
+    after_help = "Exit status: 0 done; 1 failed, with one line on standard error that says why; 2 wrong usage.\n\
+                  'swctl run' exits with the status of its command."
+)]
+pub(crate) struct Cli {
+    /// Socket of the swd to talk to
+    #[arg(long, value_name = "PATH", env = "SWD_SOCKET", default_value = DEFAULT_SOCKET, global = true)]
+    pub(crate) socket: PathBuf,
+    /// Print JSON in place of tables and sentences
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tell whether swd is up, and what it holds
+    Status,
+    /// Networks: broadcast domains with subnets and a gateway
+    #[command(subcommand)]
+    Network(Network),
+    /// Ports: interfaces of the host given to the switch
+    #[command(subcommand)]
+    Port(Port),
+    /// Give a network namespace an interface, an address and a default route
+    Attach(Attach),
+    /// Take an attached interface away
+    Detach {
+        /// Name of the port
+        #[arg(value_name = "PORT", value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+    /// Run a command in a network namespace of its own, attached
+    ///
+    /// Standard input, output and error, signals and the exit status are the command's (128+N when signal N killed
+    /// it, 127 when it is not found, 126 when it cannot be executed). When it ends, its port and address are given back.
+    Run(Run),
+    /// The MAC table
+    #[command(subcommand)]
+    Fdb(Fdb),
+    /// Packets and bytes of each port
+    Stats {
+        /// Only this port
+        #[arg(value_name = "PORT", value_parser = NonEmptyStringValueParser::new())]
+        name: Option<String>,
+    },
+    /// Why frames were dropped, and what to do about it
+    Drops {
+        /// Also the reasons that never occurred
+        #[arg(long)]
+        all: bool,
+    },
+    /// What happens to ports, networks and MAC addresses, as it happens
+    Events,
+    /// The daemon's configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a shell's completions of this command
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print a manual page, in roff
+    Man {
+        /// The command it is about, as in 'swctl man port add'
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Network {
+    /// Add a network
+    Add(NetworkAdd),
+    /// List the networks
+    Ls,
+    /// Show one network
+    Show {
+        /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+    /// Remove a network that has no ports
+    Rm {
+        /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NetworkAdd {
+    /// Its name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Its subnet; a second one of the other family is allowed
+    #[arg(long = "subnet", value_name = "CIDR", value_parser = subnet, required = true)]
+    subnets: Vec<IpNet>,
+    /// The gateway's address in a subnet [default: the first one]
+    #[arg(long = "gateway", value_name = "IP", value_parser = address)]
+    gateways: Vec<IpAddr>,
+    /// Largest IP packet in bytes [default: 1500]
+    #[arg(long)]
+    mtu: Option<u32>,
+    /// Let ports talk to the gateway only, not to each other
+    #[arg(long)]
+    isolate_ports: bool,
+    /// Do not hide connections to the outside behind the host's address
+    #[arg(long)]
+    no_masquerade: bool,
+    /// Give the host no interface in this network
+    #[arg(long)]
+    no_host_access: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Port {
+    /// Make a port of an interface of the host: the host end of a veth pair, or a TAP device
+    Add(PortAdd),
+    /// List the ports
+    Ls,
+    /// Show one port
+    Show {
+        /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+    /// Remove a port and give its interface back to the host
+    Rm {
+        /// Its name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PortAdd {
+    /// The interface
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    ifname: String,
+    /// The port's network [default: default]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    network: Option<String>,
+    /// The port's name [default: the interface's]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    name: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Attach {
+    /// The namespace: its name, as in 'ip netns', the path of its file, or a process in it
+    #[arg(value_name = "NETNS|PID", value_parser = NonEmptyStringValueParser::new())]
+    netns: String,
+    /// Name of the interface in the namespace [default: eth0]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    ifname: Option<String>,
+    #[command(flatten)]
+    endpoint: Endpoint,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// What `attach` and `run` have in common.
+#[derive(Args, Debug)]
+pub(crate) struct Endpoint {
+    /// The port's name [default: after the namespace; 'run-' and the process id for 'run']
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
+    /// The port's network [default: default]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    network: Option<String>,
+    /// The address wanted, one of each family [default: a free one]
+    #[arg(long = "ip", value_name = "IP", value_parser = address)]
+    addresses: Vec<IpAddr>,
+    /// Make the interface a TAP device that swd holds, in place of a veth pair
+    #[arg(long)]
+    tap: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Fdb {
+    /// List the MAC addresses
+    Ls,
+    /// Add a static entry: it never ages nor moves
+    Add {
+        /// The MAC address
+        mac: String,
+        /// The port it is behind
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        port: String,
+    },
+    /// Remove an entry
+    Rm {
+        /// The MAC address
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        mac: String,
+        /// The network it is in
+        #[arg(long, default_value = DEFAULT_NETWORK, value_parser = NonEmptyStringValueParser::new())]
+        network: String,
+    },
+    /// Forget what was learned; static entries stay
+    Flush {
+        /// Only what was learned on this port
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        port: Option<String>,
+        /// Only what was learned in this network
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        network: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Check a configuration file without starting anything
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+impl NetworkAdd {
+    /// What to ask swd for.
+    pub(crate) fn spec(self) -> NetworkSpec {
+        NetworkSpec {
+            name: self.name,
+            subnets: self.subnets,
+            gateways: self.gateways,
+            mtu: self.mtu,
+            isolate_ports: self.isolate_ports,
+            masquerade: !self.no_masquerade,
+            host_access: !self.no_host_access,
+        }
+    }
+}
+
+impl PortAdd {
+    /// What to ask swd for.
+    pub(crate) fn spec(self) -> PortSpec {
+        PortSpec { ifname: self.ifname, name: self.name, network: self.network }
+    }
+}
+
+impl Attach {
+    /// What to ask swd for.
+    pub(crate) fn spec(self) -> std::io::Result<AttachSpec> {
+        let netns = namespace(&self.netns)?;
+        Ok(AttachSpec { ifname: self.ifname, ..self.endpoint.spec(netns) })
+    }
+}
+
+impl Endpoint {
+    /// What to ask swd for.
+    pub(crate) fn spec(self, netns: String) -> AttachSpec {
+        AttachSpec {
+            netns,
+            name: self.name,
+            network: self.network,
+            addresses: self.addresses,
+            ifname: None,
+            mac: None,
+            tap: self.tap,
+        }
+    }
+}
+
+/// The namespace as swd must read it: it has another working directory, and another `/proc/self`.
+fn namespace(text: &str) -> std::io::Result<String> {
+    if !text.contains('/') {
+        return Ok(text.to_owned());
+    }
+    let path = path::absolute(text)?.to_string_lossy().into_owned();
+    Ok(match path.strip_prefix("/proc/self/") {
+        Some(rest) => format!("/proc/{}/{rest}", process::id()),
+        None => path,
+    })
+}
+
+fn subnet(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(address) => {
+            let length = if address.is_ipv4() { 24 } else { 64 };
+            format!("the prefix length is missing; write {address}/{length}, for example")
+        }
+        Err(_) => "not a subnet; write one like 172.18.0.0/16 or fd00:18::/64".to_owned(),
+    })
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| match text.parse::<IpNet>() {
+        Ok(net) => format!("the prefix length is that of the network; write {} only", net.addr()),
+        Err(_) => "not an IP address; write one like 172.18.0.10 or fd00:18::10".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,433 @@
+//! A client of swd's API: HTTP/1.1 with JSON bodies over a Unix socket.
+//!
+//! Each request has a connection of its own: swd answers on the same machine, so a connection costs some
+//! microseconds, and a client that keeps none has no stale one after swd was restarted. A request, connecting
+//! included, ends within the client's timeout; only the stream of [`Events`] has none, since it waits for things to
+//! happen. Answers are bounded by [`MAX_ANSWER`], lines of the event stream by [`MAX_LINE`]. Everything runs in the caller's tokio runtime.
+//!
+//! ```no_run
+//! use ctl::{api::DEFAULT_SOCKET, client::{Client, ClientError}};
+//!
+//! # async fn show() -> Result<(), ClientError> {
+//! for port in Client::new(DEFAULT_SOCKET).ports().await? {
+//!     println!("{}: {} frames received", port.name, port.rx_packets);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::{net::UnixStream, time};
+
+use crate::api::{
+    AttachSpec, DropCount, Event, FdbEntry, FdbFlush, FdbSpec, Flushed, Network, NetworkSpec, Port, PortSpec,
+    Problem, Status,
+};
+
+/// How long a request may take unless [`Client::with_timeout`] says otherwise.
+///
+/// Attaching a container on a busy machine takes well below a second; a daemon that needs this long hangs.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest answer in bytes: some hundred thousand FDB entries.
+pub const MAX_ANSWER: usize = 64 << 20;
+/// Longest line of the event stream in bytes.
+pub const MAX_LINE: usize = 1 << 20;
+
+/// Pause before connecting again while swd's backlog is full.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// Talks to one instance of swd.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client of the instance that listens at `socket`. Does not connect yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into(), timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// The same with another timeout for each request.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// `GET /v1/status`: is it up, and what does it hold.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// `GET /v1/networks`: every network.
+    pub async fn networks(&self) -> Result<Vec<Network>, ClientError> {
+        self.get("/v1/networks").await
+    }
+
+    /// `GET /v1/networks/{name}`: one network.
+    pub async fn network(&self, name: &str) -> Result<Network, ClientError> {
+        self.get(&format!("/v1/networks/{}", encode(name))).await
+    }
+
+    /// `POST /v1/networks`: adds a network.
+    pub async fn add_network(&self, spec: &NetworkSpec) -> Result<Network, ClientError> {
+        self.post("/v1/networks", spec).await
+    }
+
+    /// `DELETE /v1/networks/{name}`: removes a network without ports.
+    pub async fn remove_network(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/networks/{}", encode(name))).await
+    }
+
+    /// `GET /v1/ports`: every port with its counters.
+    pub async fn ports(&self) -> Result<Vec<Port>, ClientError> {
+        self.get("/v1/ports").await
+    }
+
+    /// `GET /v1/ports/{name}`: one port with its counters.
+    pub async fn port(&self, name: &str) -> Result<Port, ClientError> {
+        self.get(&format!("/v1/ports/{}", encode(name))).await
+    }
+
+    /// `POST /v1/ports`: makes a port of an existing interface.
+    pub async fn add_port(&self, spec: &PortSpec) -> Result<Port, ClientError> {
+        self.post("/v1/ports", spec).await
+    }
+
+    /// `DELETE /v1/ports/{name}`: gives the interface back.
+    pub async fn remove_port(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/ports/{}", encode(name))).await
+    }
+
+    /// `POST /v1/attach`: gives a container an interface, an address and a default route.
+    pub async fn attach(&self, spec: &AttachSpec) -> Result<Port, ClientError> {
+        self.post("/v1/attach", spec).await
+    }
+
+    /// `DELETE /v1/attach/{name}`: takes an attached interface away.
+    pub async fn detach(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/attach/{}", encode(name))).await
+    }
+
+    /// `GET /v1/fdb`: the forwarding database.
+    pub async fn fdb(&self) -> Result<Vec<FdbEntry>, ClientError> {
+        self.get("/v1/fdb").await
+    }
+
+    /// `POST /v1/fdb`: adds a static entry.
+    pub async fn add_fdb(&self, spec: &FdbSpec) -> Result<FdbEntry, ClientError> {
+        self.post("/v1/fdb", spec).await
+    }
+
+    /// `DELETE /v1/fdb/{network}/{mac}`: removes an entry.
+    pub async fn remove_fdb(&self, network: &str, mac: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/fdb/{}/{}", encode(network), encode(mac))).await
+    }
+
+    /// `POST /v1/fdb/flush`: forgets dynamic entries.
+    pub async fn flush_fdb(&self, what: &FdbFlush) -> Result<Flushed, ClientError> {
+        self.post("/v1/fdb/flush", what).await
+    }
+
+    /// `GET /v1/drops`: frames dropped, by reason.
+    pub async fn drops(&self) -> Result<Vec<DropCount>, ClientError> {
+        self.get("/v1/drops").await
+    }
+
+    /// `GET /v1/events`: what happens from now on.
+    pub async fn events(&self) -> Result<Events, ClientError> {
+        let head = self.bounded(self.exchange(Method::GET, "/v1/events", Bytes::new())).await?;
+        Ok(Events { socket: self.socket.clone(), body: head.into_body(), buffer: Vec::new(), scanned: 0 })
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.decode(&self.request(Method::GET, path, Bytes::new()).await?)
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(ClientError::Encode)?;
+        self.decode(&self.request(Method::POST, path, body.into()).await?)
+    }
+
+    async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.request(Method::DELETE, path, Bytes::new()).await.map(drop)
+    }
+
+    fn decode<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body)
+            .map_err(|source| ClientError::Decode { socket: self.socket.clone(), source })
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        self.bounded(async {
+            let response = self.exchange(method, path, body).await?;
+            self.collect(response.into_body()).await
+        })
+        .await
+    }
+
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        match time::timeout(self.timeout, work).await {
+            Ok(result) => result,
+            Err(_) => Err(ClientError::Timeout { socket: self.socket.clone(), after: self.timeout }),
+        }
+    }
+
+    /// Sends a request; an answer that is not a success becomes its problem.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.http(e))?;
+        // Ends by itself once the answer's body is read or dropped. Its error is that of the request or the body.
+        tokio::spawn(connection);
+
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "swd");
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request =
+            request.body(Full::new(body)).map_err(|_| ClientError::Path { path: path.to_owned() })?;
+        let response = sender.send_request(request).await.map_err(|e| self.http(e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+
+        let status = response.status();
+        let body = self.collect(response.into_body()).await?;
+        Err(match serde_json::from_slice(&body) {
+            Ok(problem) => ClientError::Problem(problem),
+            Err(_) => ClientError::Status { socket: self.socket.clone(), status },
+        })
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                // The backlog is full: a Unix socket says so in place of waiting.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => time::sleep(RETRY_PAUSE).await,
+                Ok(stream) => return Ok(stream),
+                Err(e) => return Err(ClientError::connect(&self.socket, e)),
+            }
+        }
+    }
+
+    async fn collect(&self, body: Incoming) -> Result<Bytes, ClientError> {
+        match Limited::new(body, MAX_ANSWER).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(e) => Err(match e.downcast::<hyper::Error>() {
+                Ok(e) => self.http(*e),
+                Err(_) => ClientError::TooLong { socket: self.socket.clone() },
+            }),
+        }
+    }
+
+    fn http(&self, source: hyper::Error) -> ClientError {
+        ClientError::http(&self.socket, source)
+    }
+}
+
+/// What happens in swd, as it happens.
+#[derive(Debug)]
+pub struct Events {
+    socket: PathBuf,
+    body: Incoming,
+    /// Read but not yet returned.
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` known to hold no line end.
+    scanned: usize,
+}
+
+impl Events {
+    /// Waits for the next event; `None` when swd ended the stream.
+    ///
+    /// Dropping the future loses nothing: the next call goes on where it was.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            while let Some(line) = self.take_line() {
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return match serde_json::from_slice(&line) {
+                    Ok(event) => Ok(Some(event)),
+                    Err(source) => Err(ClientError::Decode { socket: self.socket.clone(), source }),
+                };
+            }
+            if self.buffer.len() > MAX_LINE {
+                return Err(ClientError::TooLong { socket: self.socket.clone() });
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Some(Err(e)) => return Err(ClientError::http(&self.socket, e)),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn take_line(&mut self) -> Option<Vec<u8>> {
+        let Some(end) = self.buffer[self.scanned..].iter().position(|&b| b == b'\n') else {
+            self.scanned = self.buffer.len();
+            return None;
+        };
+        let rest = self.buffer.split_off(self.scanned + end + 1);
+        self.scanned = 0;
+        Some(std::mem::replace(&mut self.buffer, rest))
+    }
+}
+
+/// Why a request failed.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// There is no socket.
+    #[error(
+        "cannot reach swd at {}: no such file; is it running? start it with 'swd', or name the socket with --socket",
+        socket.display()
+    )]
+    NoSocket {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// There is a socket, but nobody listens: swd was killed.
+    #[error(
+        "cannot reach swd at {}: nobody listens there; swd has stopped: start it with 'swd', or name another \
+         socket with --socket",
+        socket.display()
+    )]
+    NotListening {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// The socket's owner does not admit this user.
+    #[error(
+        "cannot reach swd at {}: permission denied; run as root, or as a member of the group that swd's \
+         configuration names",
+        socket.display()
+    )]
+    Denied {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// Connecting failed otherwise.
+    #[error("cannot reach swd at {}", socket.display())]
+    Connect {
+        /// The socket's path.
+        socket: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The answer did not come in time.
+    #[error("swd at {} did not answer within {after:?}; it hangs or is overloaded: see its log", socket.display())]
+    Timeout {
+        /// The socket's path.
+        socket: PathBuf,
+        /// The client's timeout.
+        after: Duration,
+    },
+    /// The connection ended before the answer did.
+    #[error("swd at {} closed the connection before it had answered; see its log", socket.display())]
+    Closed {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// What came back is not HTTP.
+    #[error("what listens at {} does not speak swd's protocol; name swd's socket with --socket", socket.display())]
+    Protocol {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What the HTTP parser says.
+        source: hyper::Error,
+    },
+    /// The answer is longer than any of swd's.
+    #[error("the answer from {} is too long; is it swd's socket?", socket.display())]
+    TooLong {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// An error status without a problem object.
+    #[error("{} answered '{status}' without a reason; is it swd, and of this version?", socket.display())]
+    Status {
+        /// The socket's path.
+        socket: PathBuf,
+        /// HTTP status.
+        status: StatusCode,
+    },
+    /// The answer is not what the API says.
+    #[error("cannot understand swd's answer at {}; is it of this version?", socket.display())]
+    Decode {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What the JSON parser says.
+        source: serde_json::Error,
+    },
+    /// The request does not go into JSON.
+    #[error("cannot write the request as JSON")]
+    Encode(#[source] serde_json::Error),
+    /// The request's path is too long for HTTP.
+    #[error("cannot ask swd for '{path}': the name is too long")]
+    Path {
+        /// The path.
+        path: String,
+    },
+    /// swd refused, and says why.
+    #[error("{}", .0.detail)]
+    Problem(Problem),
+}
+
+impl ClientError {
+    /// True when swd says that what was named does not exist.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Problem(problem) if problem.status == StatusCode::NOT_FOUND.as_u16())
+    }
+
+    fn connect(socket: &Path, source: io::Error) -> Self {
+        let socket = socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::NoSocket { socket },
+            io::ErrorKind::ConnectionRefused => Self::NotListening { socket },
+            io::ErrorKind::PermissionDenied => Self::Denied { socket },
+            _ => Self::Connect { socket, source },
+        }
+    }
+
+    fn http(socket: &Path, source: hyper::Error) -> Self {
+        let socket = socket.to_owned();
+        if source.is_parse() { Self::Protocol { socket, source } } else { Self::Closed { socket } }
+    }
+}
+
+/// Percent-encodes one segment of a path: everything but RFC 3986's unreserved characters.
+fn encode(segment: &str) -> String {
+    let mut encoded = String::with_capacity(segment.len());
+    for &byte in segment.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests;

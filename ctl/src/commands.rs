@@ -1,0 +1,40 @@
+//! The commands: what each asks of swd, and how it prints the answer.
+
+mod events;
+mod fdb;
+mod local;
+mod network;
+mod port;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use ctl::client::Client;
+
+use crate::{
+    cli::{Cli, Command},
+    output::Format,
+};
+
+/// Runs the command that was given.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let client = Client::new(cli.socket);
+    let format = if cli.json { Format::Json } else { Format::Human };
+    match cli.command {
+        Command::Status => status::status(&client, format).await?,
+        Command::Network(command) => network::run(&client, format, command).await?,
+        Command::Port(command) => port::run(&client, format, command).await?,
+        Command::Attach(attach) => port::attach(&client, format, attach).await?,
+        Command::Detach { name } => client.detach(&name).await?,
+        Command::Run(command) => return run::run(&client, command).await,
+        Command::Fdb(command) => fdb::run(&client, format, command).await?,
+        Command::Stats { name } => port::stats(&client, format, name.as_deref()).await?,
+        Command::Drops { all } => status::drops(&client, format, all).await?,
+        Command::Events => events::events(&client, format).await?,
+        Command::Config(command) => local::config(command)?,
+        Command::Completions { shell } => local::completions(shell)?,
+        Command::Man { command } => local::man(&command)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

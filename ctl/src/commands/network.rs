@@ -1,0 +1,70 @@
+//! `swctl network`.
+
+use ctl::{api::Network, client::Client};
+
+use crate::{
+    cli,
+    output::Format,
+    table::{self, Column, Table},
+};
+
+/// `swctl network …`.
+pub(crate) async fn run(client: &Client, format: Format, command: cli::Network) -> anyhow::Result<()> {
+    match command {
+        cli::Network::Add(add) => format.print(&client.add_network(&add.spec()).await?, added),
+        cli::Network::Ls => format.print(client.networks().await?.as_slice(), list),
+        cli::Network::Show { name } => format.print(&client.network(&name).await?, show),
+        cli::Network::Rm { name } => Ok(client.remove_network(&name).await?),
+    }
+}
+
+fn added(network: &Network) -> String {
+    let host = network.host_ifname.as_ref().map(|ifname| format!(", host end {ifname}")).unwrap_or_default();
+    format!(
+        "network {} added: {}, gateway {}{host}\n",
+        network.name,
+        table::list(&network.subnets),
+        table::list(&network.gateways)
+    )
+}
+
+fn list(networks: &[Network]) -> String {
+    let mut table = Table::new(&[
+        Column::Left("NAME"),
+        Column::Left("SUBNETS"),
+        Column::Left("GATEWAYS"),
+        Column::Left("HOST END"),
+        Column::Right("MTU"),
+        Column::Right("PORTS"),
+        Column::Right("LEASES"),
+    ]);
+    for network in networks {
+        table.row([
+            network.name.clone(),
+            table::list(&network.subnets),
+            table::list(&network.gateways),
+            table::optional(network.host_ifname.as_deref()),
+            network.mtu.to_string(),
+            network.ports.len().to_string(),
+            network.leases.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn show(network: &Network) -> String {
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    table::fields([
+        ("Name", network.name.clone()),
+        ("Subnets", table::list(&network.subnets)),
+        ("Gateways", table::list(&network.gateways)),
+        ("Gateway MAC", network.gateway_mac.clone()),
+        ("MTU", network.mtu.to_string()),
+        ("Host end", table::optional(network.host_ifname.as_deref())),
+        ("Host access", yes_no(network.host_access)),
+        ("Masquerade", yes_no(network.masquerade)),
+        ("Isolated ports", yes_no(network.isolate_ports)),
+        ("Leases", network.leases.to_string()),
+        ("Ports", table::list(&network.ports)),
+    ])
+}

@@ -1,0 +1,103 @@
+//! `swctl status`, `swctl drops`.
+
+use ctl::{
+    api::{DropCount, Status},
+    client::Client,
+};
+use jiff::{Timestamp, Unit};
+
+use crate::{
+    output::Format,
+    table::{self, Column, Table},
+};
+
+/// `swctl status`.
+pub(crate) async fn status(client: &Client, format: Format) -> anyhow::Result<()> {
+    format.print(&client.status().await?, |status| describe(status, Timestamp::now()))
+}
+
+/// `swctl drops`: JSON has every reason, the table those that occurred.
+pub(crate) async fn drops(client: &Client, format: Format, all: bool) -> anyhow::Result<()> {
+    format.print(client.drops().await?.as_slice(), |drops| list(drops, all))
+}
+
+fn describe(status: &Status, now: Timestamp) -> String {
+    let up = now.duration_since(status.started).as_secs().try_into().unwrap_or(0);
+    let started = status.started.round(Unit::Second).unwrap_or(status.started);
+    table::fields([
+        ("Instance", format!("{} (version {}, process {})", status.name, status.version, status.pid)),
+        ("State", if status.ready { "ready" } else { "starting" }.to_owned()),
+        ("Up", format!("{}, since {started}", table::seconds(up))),
+        ("Uplink", table::optional(status.uplink.as_deref())),
+        ("Workers", status.workers.to_string()),
+        ("Networks", status.networks.to_string()),
+        ("Ports", status.ports.to_string()),
+        ("MACs", status.fdb_entries.to_string()),
+        ("Connections", status.connections.to_string()),
+        ("Received", status.received.to_string()),
+        ("Forwarded", status.forwarded.to_string()),
+        ("Answered", status.answered.to_string()),
+        ("Dropped", status.drops.to_string()),
+    ])
+}
+
+fn list(drops: &[DropCount], all: bool) -> String {
+    let mut table = Table::new(&[Column::Right("COUNT"), Column::Left("REASON"), Column::Left("HELP")]);
+    for drop in drops.iter().filter(|drop| all || drop.count > 0) {
+        table.row([drop.count.to_string(), drop.reason.clone(), drop.help.clone()]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_for_people() {
+        let status = Status {
+            ready: true,
+            version: "0.1.0".into(),
+            name: "swd".into(),
+            pid: 42,
+            started: "2026-11-21T20:00:00.25Z".parse().unwrap(),
+            uplink: None,
+            workers: 1,
+            networks: 2,
+            ports: 3,
+            connections: 4,
+            drops: 5,
+            received: 6,
+            forwarded: 7,
+            answered: 8,
+            fdb_entries: 9,
+        };
+        let text = describe(&status, "2026-11-21T21:02:03Z".parse().unwrap());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[..4],
+            [
+                "Instance     swd (version 0.1.0, process 42)",
+                "State        ready",
+                "Up           1h 2m, since 2026-11-21T20:00:00Z",
+                "Uplink       -",
+            ]
+        );
+        assert_eq!(lines.last(), Some(&"Dropped      5"));
+
+        // The clock was set back since.
+        let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());
+        assert!(text.contains("\nUp           0s, since "), "{text}");
+    }
+
+    #[test]
+    fn drops_that_occurred_or_all() {
+        let drops = [("a", 0), ("b", 12)].map(|(reason, count)| DropCount {
+            reason: reason.into(),
+            count,
+            help: format!("help for {reason}"),
+        });
+        assert_eq!(list(&drops, false), "COUNT  REASON  HELP\n   12  b       help for b\n");
+        assert_eq!(list(&drops, true).lines().count(), 3);
+    }
+}

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what the build, the demo and the tests need and this machine does not have. Says nothing when all is there.
+set -eu
+
+packages=()
+while read -r program package; do
+  command -v "$program" >/dev/null 2>&1 || packages+=("$package")
+done <<'LIST'
+cc            gcc
+ip            iproute2
+tc            iproute2
+ss            iproute2
+ping          iputils-ping
+curl          curl
+iperf3        iperf3
+tcpdump       tcpdump
+python3       python3
+ethtool       ethtool
+nft           nftables
+iptables-save iptables
+sysctl        procps
+nsenter       util-linux
+setpriv       util-linux
+mount         mount
+LIST
+[ ${#packages[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+  echo "error: missing and not installable without apt-get: ${packages[*]}" >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -qy --no-install-recommends "${packages[@]}"
