@@ -3,8 +3,9 @@
 use crate::frame::{Extent, Frame, HEADROOM, MAX_FRAME};
 use crate::snapshot::{Port, PortId, Snapshot};
 
-/// Most frames in a batch. More amortises calls better, but a batch of super-frames should stay in the CPU's cache.
-pub const BATCH: usize = 64;
+/// Most frames in a batch. More amortises calls better, but a batch of super-frames should stay in the CPU's cache, and
+/// the first frame of a batch waits for the last.
+pub const BATCH: usize = 16;
 /// Bytes of a buffer: whole pages, so that a short frame touches one only.
 pub const SLOT: usize = (HEADROOM + MAX_FRAME).next_multiple_of(4096);
 
@@ -61,7 +62,7 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// An empty batch. Its 4.5 MB cost memory only where frames were long enough to touch them.
+    /// An empty batch. Its 1.1 MB cost memory only where frames were long enough to touch them.
     pub fn new() -> Self {
         Self { arena: vec![0; BATCH * SLOT], slots: Vec::with_capacity(BATCH) }
     }

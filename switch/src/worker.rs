@@ -9,12 +9,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
+use std::time::Duration;
+
 use nat::Time;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::batch::{BATCH, Batch};
+use crate::batch::Batch;
 use crate::dataplane::DataEvent;
 use crate::engine::Engine;
 use crate::port::packet::PacketPorts;
@@ -23,7 +25,10 @@ use crate::port::{Rx, Tx};
 use crate::snapshot::{Link, PortId};
 
 /// Batches taken from one source before the others have their turn.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 32;
+/// How long a worker looks for another frame before it goes to sleep. Sleeping and being woken cost more than this on
+/// virtual machines, where a wake-up on another CPU is an exit to the hypervisor (tens of microseconds).
+const LINGER: Duration = Duration::from_micros(30);
 /// Descriptors told ready by one call.
 const READY: usize = 64;
 
@@ -116,13 +121,24 @@ impl Worker {
         for _ in 0..ROUNDS {
             self.batch.clear();
             self.packet.receive(&mut self.batch)?;
-            let n = self.batch.len();
-            self.forward();
-            if n < BATCH {
+            if self.batch.is_empty() && !self.linger() {
                 break;
             }
+            self.forward();
         }
         Ok(())
+    }
+
+    /// Waits a moment for the next frame; tells whether one came.
+    fn linger(&self) -> bool {
+        let end = now() + LINGER;
+        while !self.packet.is_ready() {
+            if now() >= end {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
     }
 
     fn serve_tap(&mut self, tap: u64) {

@@ -28,6 +28,11 @@ impl PacketPorts {
         let ring = Ring::new(Arc::clone(&socket))?;
         Ok(Self { socket, ring, sender: Sender::new(), chosen: Vec::with_capacity(BATCH) })
     }
+
+    /// Whether a frame waits to be received. Costs a look into memory.
+    pub fn is_ready(&self) -> bool {
+        self.ring.is_ready()
+    }
 }
 
 impl AsFd for PacketPorts {

@@ -83,17 +83,31 @@ impl Ring {
         Ok(Self { socket, memory, next: 0 })
     }
 
+    /// The slot that the kernel fills next.
+    fn slot(&self) -> *mut u8 {
+        // SAFETY: `next` is below SLOTS, so the slot is inside the mapping.
+        unsafe { self.memory.as_ptr().add(self.next * SLOT) }
+    }
+
+    /// Whose that slot is. To be loaded with `Acquire` and stored with `Release`: it guards the rest of the slot.
+    fn status(&self) -> &AtomicU32 {
+        // SAFETY: tp_status is the first field of the slot's header, aligned, written by the kernel as one word, and
+        // lives as long as the mapping.
+        unsafe { AtomicU32::from_ptr(self.slot().cast()) }
+    }
+
+    /// Whether a frame waits.
+    pub fn is_ready(&self) -> bool {
+        self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
+    }
+
     /// Takes what is there into `batch`, until it is full, without waiting. Tells how many frames were lost because the
     /// socket's queue had no room for them.
     pub fn receive(&mut self, batch: &mut Batch) -> io::Result<usize> {
         let mut lost = 0;
         while !batch.is_full() {
-            // SAFETY: `next` is below SLOTS, so the slot is inside the mapping; slots are aligned for their header.
-            let slot = unsafe { self.memory.as_ptr().add(self.next * SLOT) };
-            // SAFETY: tp_status is the first field of the header; the kernel writes it as one aligned word.
-            let status = unsafe { AtomicU32::from_ptr(slot.cast()) };
-            // Acquire: what the kernel wrote before the status is seen after it.
-            let flags = status.load(Ordering::Acquire);
+            let slot = self.slot();
+            let flags = self.status().load(Ordering::Acquire);
             if flags & libc::TP_STATUS_USER == 0 {
                 break;
             }
@@ -117,7 +131,7 @@ impl Ring {
                 }
                 None => lost += 1,
             }
-            status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
+            self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
             self.next = (self.next + 1) % SLOTS;
         }
         Ok(lost)
