@@ -128,6 +128,22 @@ fn events_end_with_their_reader_though_nothing_happens() {
 }
 
 #[test]
+fn events_end_with_the_daemon() {
+    for end in ["0\r\n\r\n", ""] {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("swd.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let child =
+            swctl(&socket, &["events"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        write!(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{end}").unwrap();
+        drop(stream);
+        assert_fails(&child.wait_with_output().unwrap(), 1, "swd ended the stream of events");
+    }
+}
+
+#[test]
 fn full_standard_output() {
     let (_dir, socket) = serve("200 OK", drops(1));
     let full = fs::File::create("/dev/full").unwrap();

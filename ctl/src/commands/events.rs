@@ -1,7 +1,10 @@
 //! `swctl events`.
 
 use anyhow::{Context, bail};
-use ctl::{api::Event, client::Client};
+use ctl::{
+    api::Event,
+    client::{Client, ClientError},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task,
@@ -20,7 +23,11 @@ pub(crate) async fn events(client: &Client, format: Format) -> anyhow::Result<()
     let mut events = client.events().await?;
     loop {
         let event = tokio::select! {
-            event = events.next() => event?,
+            // A daemon that was killed does not end the stream in due form.
+            event = events.next() => match event {
+                Err(ClientError::Closed { .. }) => None,
+                event => event?,
+            },
             _ = interrupted.recv() => return Ok(()),
             _ = terminated.recv() => return Ok(()),
             _ = &mut reader_gone => return Ok(()),
