@@ -190,6 +190,11 @@ impl NetworkId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerId(pub u32);
 
+impl OwnerId {
+    /// Anyone beyond the uplink. Has no limits and cannot be removed.
+    pub const OUTSIDE: Self = Self(0);
+}
+
 /// Which way a packet of a connection travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
