@@ -1,5 +1,10 @@
 //! A translator between two containers, a host and two servers, driven by hand in virtual time.
-#![allow(dead_code, unreachable_pub, reason = "shared by the unit tests and by every integration test")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "helpers of all tests, each of which uses some"
+)]
 
 pub mod packets;
 
@@ -31,7 +36,7 @@ pub enum Host {
     /// Another container of the same network.
     B,
     /// The host that runs the translator, by its external address.
-    External,
+    Ext,
     /// A server outside.
     S,
     /// The server's second address.
@@ -40,7 +45,7 @@ pub enum Host {
     Router,
 }
 
-use Host::{A, B, External as Ext, Router, S, S2};
+use Host::{A, B, Ext, Router, S, S2};
 
 /// The address of `host`.
 pub fn ip(family: Family, host: Host) -> String {

@@ -1,5 +1,10 @@
 //! Packets for tests, built with etherparse so that a second implementation does the checksums.
-#![allow(dead_code, unreachable_pub, reason = "shared by the unit tests and by every integration test")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "helpers of all tests, each of which uses some"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 
