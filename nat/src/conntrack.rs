@@ -384,6 +384,9 @@ impl Conntrack {
         if [original, reply].into_iter().any(|tuple| self.index.find(&self.slab, tuple).is_some()) {
             return Err(InsertError::Clash);
         }
+        if self.slab.len() == 0 {
+            self.wheel.skip_to(connection.created);
+        }
         let passed = self.filters.count;
         let entry = Entry { connection, chain: [NONE; 2], timer: Timer::UNSET, passed };
         let (index, generation) = self.slab.insert(entry).ok_or(InsertError::Full)?;

@@ -320,6 +320,18 @@ impl<'a> Packet<'a> {
         );
     }
 
+    /// Replaces the transport checksum by the partial one.
+    #[cfg(test)]
+    pub(crate) fn make_partial(&mut self) {
+        let sum = match self.layout.protocol {
+            Protocol::Icmp => 0,
+            _ => self.pseudo_header_sum(),
+        };
+        if let Some(at) = self.checksum_at() {
+            set_word(self.bytes, at, sum);
+        }
+    }
+
     /// Replaces source and destination, ports or query identifier included, and updates every checksum.
     ///
     /// Ports are ignored where the packet has none (later fragments, opaque protocols) or where they cannot be changed

@@ -236,9 +236,12 @@ impl Pool {
         found.into_iter()
     }
 
-    /// Leases `port`, which is in use, to one user more.
+    /// Leases `port` to one user more; `None` if it is not in use any more.
     pub(crate) fn share(&mut self, port: u16) -> Option<Lease> {
         let slot = self.slots.get_mut(usize::from(port.checked_sub(self.first)?))?;
+        if slot.users == 0 {
+            return None;
+        }
         slot.users = slot.users.checked_add(1)?;
         Some(Lease { port, use_: Use::Shared })
     }

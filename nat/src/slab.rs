@@ -27,6 +27,10 @@ pub(crate) struct Slab<T> {
 }
 
 impl<T> Slab<T> {
+    /// The bytes that an entry takes.
+    #[cfg(test)]
+    pub(crate) const SLOT: usize = size_of::<Slot<T>>();
+
     pub(crate) const fn new() -> Self {
         Self { chunks: Vec::new(), free: NONE, len: 0, slots: 0 }
     }

@@ -23,6 +23,11 @@ impl Wheel {
         Self { heads: vec![NONE; usize::try_from(SPAN).unwrap_or_default()], cursor: 0 }
     }
 
+    /// Passes over the time until `now`, while no entry is in any list.
+    pub(super) fn skip_to(&mut self, now: Time) {
+        self.cursor = self.cursor.max(now.as_secs());
+    }
+
     /// Puts an entry that is in no list where its deadline is.
     pub(super) fn insert(&mut self, slab: &mut Slab<Entry>, index: u32) {
         let Some(entry) = slab.get(index) else { return };

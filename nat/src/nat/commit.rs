@@ -211,8 +211,12 @@ impl Nat {
     ) -> Option<Lease> {
         for port in self.masquerade.pool_mut(pool)?.candidates(SHARE_TRIES) {
             let usable = usable(&self.rules, &self.blocked, protocol, external)(port);
-            if usable && self.lookup(now, &reply(port)).is_none() {
-                return self.masquerade.pool_mut(pool)?.share(port);
+            // The lookup may have collected the port's last user.
+            if usable
+                && self.lookup(now, &reply(port)).is_none()
+                && let Some(lease) = self.masquerade.pool_mut(pool)?.share(port)
+            {
+                return Some(lease);
             }
         }
         None

@@ -196,12 +196,7 @@ proptest! {
         mut bytes in any_packet(), n in 1u8..255, p in any::<u16>(), m in 1u8..255, q in any::<u16>(),
     ) {
         let mut packet = Packet::parse(&mut bytes, Checksum::Partial).unwrap();
-        let start = match packet.layout.protocol {
-            Protocol::Icmp => 0,
-            _ => packet.pseudo_header_sum(),
-        };
-        let at = packet.checksum_at().unwrap();
-        set_word(packet.bytes, at, start);
+        packet.make_partial();
         packet.translate(other_endpoint(packet.is_v4(), n, p), other_endpoint(packet.is_v4(), m, q));
         packet.complete_checksum();
         assert_checksums(&bytes);
