@@ -230,9 +230,7 @@ impl Nat {
         });
         match verdict {
             // What says nothing to us may say something to the host.
-            Verdict::Drop(DropReason::IcmpUnrelated | DropReason::NoConnection | DropReason::Unsupported) => {
-                Verdict::NotOurs
-            }
+            Verdict::Drop(DropReason::IcmpUnrelated | DropReason::Unsupported) => Verdict::NotOurs,
             verdict => verdict,
         }
     }
@@ -279,9 +277,7 @@ impl Nat {
             nat.propose(now, Pending { tuple, from, to, plan: Plan::Hairpin { target, external, rule } })
         });
         match verdict {
-            Verdict::Drop(DropReason::IcmpUnrelated | DropReason::NoConnection | DropReason::Unsupported) => {
-                Verdict::NotOurs
-            }
+            Verdict::Drop(DropReason::IcmpUnrelated | DropReason::Unsupported) => Verdict::NotOurs,
             verdict => verdict,
         }
     }

@@ -4,6 +4,10 @@
 //! and first port; since ranges of one address never overlap, a lookup is a search for the last range that begins at or
 //! before the port: twice, once for the address and once for rules that hold for any address. Rules for one address and
 //! rules for any address must not overlap either, as with sockets.
+//!
+//! A rule also says what a published endpoint is known by when it sends first, to someone who has not sent to it (or not
+//! since a restart). For that rules are ordered by target a second time; there ranges may overlap, and the nearest few
+//! are looked at.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -79,6 +83,18 @@ struct Key {
     first: u16,
 }
 
+/// A rule's place in the order of targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct TargetKey {
+    protocol: Protocol,
+    network: NetworkId,
+    target: Endpoint,
+    id: RuleId,
+}
+
+/// How many rules whose targets begin before a port are looked at.
+const TARGET_TRIES: usize = 8;
+
 #[derive(Debug)]
 struct Published {
     id: RuleId,
@@ -99,6 +115,7 @@ pub(crate) struct Target {
 pub(crate) struct Rules {
     rules: BTreeMap<Key, Published>,
     keys: HashMap<RuleId, Key, RandomState>,
+    targets: BTreeMap<TargetKey, Key>,
     next: u32,
 }
 
@@ -139,6 +156,7 @@ impl Rules {
         }
         let id = RuleId(self.next);
         self.next = self.next.wrapping_add(1);
+        self.targets.insert(target_key(id, &rule), key);
         self.rules.insert(key, Published { id, rule, connections: 0 });
         self.keys.insert(id, key);
         Ok(id)
@@ -153,7 +171,33 @@ impl Rules {
 
     pub(crate) fn remove(&mut self, id: RuleId) -> Option<Rule> {
         let key = self.keys.remove(&id)?;
-        self.rules.remove(&key).map(|published| published.rule)
+        let rule = self.rules.remove(&key)?.rule;
+        self.targets.remove(&target_key(id, &rule));
+        Some(rule)
+    }
+
+    /// The port of `external` by which the outside knows `inside` of `network`, if one is published.
+    pub(crate) fn source(
+        &self,
+        protocol: Protocol,
+        network: NetworkId,
+        inside: Endpoint,
+        external: Address,
+    ) -> Option<(RuleId, u16)> {
+        let last = TargetKey { protocol, network, target: inside, id: RuleId(u32::MAX) };
+        self.targets
+            .range(..=last)
+            .rev()
+            .take(TARGET_TRIES)
+            .take_while(|(key, _)| {
+                (key.protocol, key.network, key.target.address) == (protocol, network, inside.address)
+            })
+            .find_map(|(_, key)| {
+                let Published { id, rule, .. } = self.rules.get(key)?;
+                let port = rule.ports.start().checked_add(inside.port.checked_sub(rule.target.port)?)?;
+                let fits = rule.ports.contains(&port) && rule.host.is_none_or(|host| host == external);
+                fits.then_some((*id, port))
+            })
     }
 
     fn find(&self, protocol: Protocol, host: Address, port: u16) -> Option<&Published> {
@@ -202,6 +246,10 @@ impl Rules {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RuleId, &Rule, u32)> {
         self.rules.values().map(|published| (published.id, &published.rule, published.connections))
     }
+}
+
+const fn target_key(id: RuleId, rule: &Rule) -> TargetKey {
+    TargetKey { protocol: rule.protocol, network: rule.network, target: rule.target, id }
 }
 
 #[cfg(test)]
@@ -284,5 +332,24 @@ mod tests {
         rules.add(Rule { target: Endpoint::new(ip("172.18.0.10"), 1), ..rule(None, 1..=65535) }).unwrap();
         assert_eq!(rules.iter().count(), 1);
         assert!(rules.covers(Protocol::Tcp, ip("192.0.2.1"), 65535));
+    }
+
+    #[test]
+    fn a_target_knows_its_published_port() {
+        let mut rules = Rules::default();
+        let wide = rules.add(rule(Some("192.0.2.1"), 8000..=8009)).unwrap();
+        let narrow = rules.add(rule(Some("192.0.2.2"), 9000..=9000)).unwrap();
+        let source = |rules: &Rules, port, external| {
+            let inside = Endpoint::new(ip("172.18.0.10"), port);
+            rules.source(Protocol::Tcp, NetworkId(1), inside, ip(external))
+        };
+        assert_eq!(source(&rules, 5000, "192.0.2.1"), Some((wide, 8000)));
+        assert_eq!(source(&rules, 5009, "192.0.2.1"), Some((wide, 8009)));
+        assert_eq!(source(&rules, 5010, "192.0.2.1"), None);
+        assert_eq!(source(&rules, 4999, "192.0.2.1"), None);
+        assert_eq!(source(&rules, 5000, "192.0.2.2"), Some((narrow, 9000)));
+        rules.remove(narrow).unwrap();
+        assert_eq!(source(&rules, 5000, "192.0.2.2"), None);
+        assert_eq!(rules.targets.len(), 1);
     }
 }

@@ -1,4 +1,6 @@
 //! Mapping, filtering and hairpinning as RFC 5780 discovers them, for every combination of both settings.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
 mod common;
 
 use common::Host::{A, B, Ext, S, S2};
@@ -151,7 +153,7 @@ fn udp_hairpins_with_the_external_source() {
         let sent = lab.hairpin(&udp(&at(family, A, 40000), &b, b"hello")).unwrap();
         let (source, destination) = sent.ends();
         assert_eq!(destination, at(family, B, 50000));
-        assert!(source.starts_with(&at(family, Ext, 0).trim_end_matches('0')));
+        assert!(source.starts_with(at(family, Ext, 0).trim_end_matches('0')));
         assert_eq!(mapping == Mapping::EndpointIndependent, source == a);
         let back = lab.hairpin(&udp(&at(family, B, 50000), &source, b"hi")).unwrap();
         assert_eq!(back.ends(), (b, at(family, A, 40000)));
@@ -259,7 +261,7 @@ fn other_protocols_go_by_address() {
         bytes
     };
     let (now, external) = (lab.now, lab.external);
-    let mut pass = |lab: &mut Lab, source: [u8; 4]| {
+    let pass = |lab: &mut Lab, source: [u8; 4]| {
         let mut bytes = packet(source, [198, 51, 100, 7]);
         let mut view = nat::Packet::parse(&mut bytes, nat::Checksum::Complete).unwrap();
         let from = common::party(view.source());

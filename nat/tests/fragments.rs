@@ -1,4 +1,6 @@
 //! Fragments in any order (RFC 4787 REQ-14; RFC 5780 section 3.5).
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
 mod common;
 
 use common::Host::{A, B, Ext, S};

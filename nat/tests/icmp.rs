@@ -1,4 +1,6 @@
 //! ICMP errors in all directions (RFC 5508).
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
 mod common;
 
 use common::Host::{A, B, Ext, Router, S};

@@ -1,9 +1,11 @@
 //! How long mappings live, and what keeps them alive.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
 mod common;
 
 use std::time::Duration;
 
-use common::Host::{A, Ext, S};
+use common::Host::{A, B, Ext, S};
 use common::packets::{echo_reply, echo_request, port_unreachable, tcp, udp};
 use common::{FAMILIES, Family, Lab, at, ip};
 use nat::{Config, Filtering, InboundRefresh, NetworkConfig, State, Timeouts};
@@ -153,6 +155,34 @@ fn tcp_lives_as_long_as_its_state_says() {
             lab.wait_secs(2);
             assert_eq!(lab.nat.connection_count(), 0, "collected");
         }
+    }
+}
+
+/// RFC 7857 section 7.1: neither a RST nor an ICMP error from inside, answering the outside, keeps anything alive.
+#[test]
+fn answers_of_refusal_refresh_nothing() {
+    for family in FAMILIES {
+        let mut lab = Lab::default();
+        lab.publish(family, nat::Protocol::Tcp, 5000, 0, 80);
+        lab.publish(family, nat::Protocol::Udp, 5000, 0, 80);
+        let deadlines = |lab: &Lab| {
+            let mut found: Vec<_> = lab
+                .nat
+                .connections(lab.now, nat::Filter::default())
+                .map(|(_, found)| (found.state(), found.deadline().since(lab.now).as_secs()))
+                .collect();
+            found.sort_unstable();
+            found
+        };
+        lab.inbound(&tcp(&at(family, S, 9), &at(family, Ext, 5000), "S", 100, 0, b"")).unwrap();
+        let question = lab.inbound(&udp(&at(family, S, 9), &at(family, Ext, 5000), b"x")).unwrap();
+        let reset = tcp(&at(family, B, 80), &at(family, S, 9), "RA", 0, 101, b"");
+        lab.outbound(&reset).unwrap();
+        assert_eq!(deadlines(&lab), [(State::Reset, 240), (State::Unreplied, 120)]);
+        lab.wait_secs(100);
+        lab.outbound(&reset).unwrap();
+        lab.outbound(&port_unreachable(&ip(family, B), &ip(family, S), &question.bytes)).unwrap();
+        assert_eq!(deadlines(&lab), [(State::Reset, 140), (State::Unreplied, 20)]);
     }
 }
 

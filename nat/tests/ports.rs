@@ -1,4 +1,6 @@
 //! Ports, limits, and what happens when they run out.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
 mod common;
 
 use std::collections::HashSet;

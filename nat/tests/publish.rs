@@ -1,4 +1,6 @@
 //! Published ports, and what leaves when someone or something goes.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
 mod common;
 
 use common::Host::{A, B, Ext, Router, S};
@@ -39,6 +41,29 @@ fn a_published_connection_survives_a_restart() {
         lab.inbound(&tcp(&at(family, S, 9), &at(family, Ext, 5000), "A", 1004, 2004, b"")).unwrap();
         let state = lab.nat.connections(lab.now, Filter::default()).map(|(_, found)| found.state()).next();
         assert_eq!(state, Some(State::Established));
+    }
+}
+
+/// After a restart the published endpoint may be the first to send: it is known by its published port all the same, so
+/// the other end recognises it (RFC 4787 REQ-1 for mappings by hand).
+#[test]
+fn a_published_endpoint_sends_from_its_published_port() {
+    for family in FAMILIES {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let mut lab = Lab::default();
+            let rule = lab.publish(family, protocol, 5000, 9, 80);
+            let packet = |source: &str, destination: &str| match protocol {
+                Protocol::Udp => udp(source, destination, b"x"),
+                _ => tcp(source, destination, "A", 1000, 1000, b"x"),
+            };
+            let sent = lab.outbound(&packet(&at(family, B, 83), &at(family, S, 9))).unwrap();
+            assert_eq!(sent.ends(), (at(family, Ext, 5003), at(family, S, 9)));
+            let back = lab.inbound(&packet(&at(family, S, 9), &at(family, Ext, 5003))).unwrap();
+            assert_eq!(back.ends().1, at(family, B, 83));
+            assert_eq!(lab.nat.connection_count(), 1);
+            lab.nat.unpublish(lab.now, rule).unwrap();
+            assert_eq!(lab.nat.connections(lab.now, Filter::default()).count(), 0);
+        }
     }
 }
 

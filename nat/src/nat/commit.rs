@@ -6,7 +6,7 @@ use foldhash::quality::RandomState;
 
 use super::{Filtering, Mapping, Nat, NetworkConfig};
 use crate::conntrack::tcp::Ends;
-use crate::conntrack::{Connection, ConnectionId, InsertError};
+use crate::conntrack::{Connection, ConnectionId, InsertError, RuleId};
 use crate::masquerade::{Inside, Scope};
 use crate::packet::Packet;
 use crate::ports::{Kind, Lease, Rest};
@@ -21,6 +21,15 @@ const SHARE_TRIES: usize = 64;
 
 /// Closed connections that are ended for one new port: several of them may have used the same one.
 const RECYCLE_TRIES: usize = 16;
+
+/// What a connection got for its reply tuple.
+struct Leased {
+    reply: Tuple,
+    /// The mapping that it now uses, or [`NONE`].
+    mapping: u32,
+    /// The rule whose port it has.
+    rule: Option<RuleId>,
+}
 
 impl Nat {
     /// Makes the connection that `packet` was found to begin, and translates the packet in place.
@@ -58,20 +67,23 @@ impl Nat {
         self.check_limits(now, pending).map_err(Verdict::Refuse)?;
         let Pending { tuple, from, to, plan } = *pending;
         let answered_by = |endpoint| Tuple { source: endpoint, ..tuple.reversed(to.network) };
-        let (reply, mapping) = match plan {
+        let Leased { reply, mapping, rule } = match plan {
             Plan::Hairpin { target, external, .. } => self.lease(now, pending, external, target)?,
             Plan::Mapped { target } => {
                 let mapping = self.masquerade.at(self.table.filters(), tuple.protocol, tuple.destination);
                 let mapping = mapping.ok_or(Verdict::Refuse(Refusal::Stale))?;
                 self.masquerade.acquire(mapping);
-                (answered_by(target), mapping)
+                Leased { reply: answered_by(target), mapping, rule: None }
             }
             Plan::Masquerade { external } => self.lease(now, pending, external, tuple.destination)?,
-            Plan::Published { target, .. } => (answered_by(target), NONE),
-            Plan::Routed => (tuple.reversed(to.network), NONE),
+            Plan::Published { target, .. } => {
+                Leased { reply: answered_by(target), mapping: NONE, rule: None }
+            }
+            Plan::Routed => Leased { reply: tuple.reversed(to.network), mapping: NONE, rule: None },
         };
+        let rule = pending.rule().or(rule);
         let inside = if from.network == NetworkId::OUTSIDE { to.network } else { from.network };
-        let mut connection = Connection::new(now, [tuple, reply], [from.owner, to.owner], pending.rule());
+        let mut connection = Connection::new(now, [tuple, reply], [from.owner, to.owner], rule);
         connection.mapping = mapping;
         connection.generation = self.generation;
         connection.profile = self.networks.get(&inside).copied().unwrap_or_default();
@@ -86,7 +98,7 @@ impl Nat {
         match self.table.insert(connection) {
             Ok(id) => {
                 self.owners.opened(now, charged);
-                if let Some(rule) = pending.rule() {
+                if let Some(rule) = rule {
                     self.rules.opened(rule);
                 }
                 if contact {
@@ -104,15 +116,14 @@ impl Nat {
         }
     }
 
-    /// The reply tuple of a connection whose source becomes an endpoint of `external` and that is answered by `answers`,
-    /// with the mapping that it now uses.
+    /// An endpoint of `external` for the source of a connection that is answered by `answers`.
     fn lease(
         &mut self,
         now: Time,
         pending: &Pending,
         external: Address,
         answers: Endpoint,
-    ) -> Result<(Tuple, u32), Verdict> {
+    ) -> Result<Leased, Verdict> {
         let Pending { tuple, from, to, .. } = *pending;
         let protocol = tuple.protocol;
         let reply = |port| Tuple {
@@ -121,9 +132,15 @@ impl Nat {
             protocol,
             network: to.network,
         };
+        // A published endpoint is known by its published port, whoever sends first.
+        if let Some((rule, port)) = self.rules.source(protocol, from.network, tuple.source, external)
+            && self.lookup(now, &reply(port)).is_none()
+        {
+            return Ok(Leased { reply: reply(port), mapping: NONE, rule: Some(rule) });
+        }
         let Some(pool) = self.masquerade.pool(external, protocol) else {
             // By addresses alone. If another connection looks the same the table will say so.
-            return Ok((reply(tuple.source.port), NONE));
+            return Ok(Leased { reply: reply(tuple.source.port), mapping: NONE, rule: None });
         };
         let NetworkConfig { mapping, filtering, .. } = self.profile(from.network);
         let inside = Inside { endpoint: tuple.source, protocol, network: from.network, owner: from.owner };
@@ -135,7 +152,7 @@ impl Nat {
                     let reply = reply(self.masquerade.get(found).map_or(0, |mapping| mapping.port()));
                     if self.lookup(now, &reply).is_none() {
                         self.masquerade.acquire(found);
-                        return Ok((reply, found));
+                        return Ok(Leased { reply, mapping: found, rule: None });
                     }
                     // One that shares the port leads to the same destination: this connection needs another port.
                 }
@@ -161,7 +178,7 @@ impl Nat {
         }
         self.masquerade.settle(id, lease, scope);
         self.masquerade.acquire(id);
-        Ok((reply(port), id))
+        Ok(Leased { reply: reply(port), mapping: id, rule: None })
     }
 
     /// A port for mapping `id` alone: a free one; else that of the connection that closed first; else, where filtering
