@@ -48,7 +48,7 @@ impl ConnectionId {
     }
 }
 
-/// A publish rule's name; see [`crate::publish`].
+/// A publish rule's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub u32);
 

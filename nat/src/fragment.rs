@@ -23,10 +23,10 @@ use crate::time::Time;
 use crate::tuple::{Address, Direction, NetworkId, Protocol};
 
 /// How long the fragments of a datagram are recognised after the first one: the reassembly timeout of common receivers.
-pub const RECORD_LIFETIME: Duration = Duration::from_secs(30);
+const RECORD_LIFETIME: Duration = Duration::from_secs(30);
 
 /// How long a fragment waits for the first one.
-pub const HELD_LIFETIME: Duration = Duration::from_secs(2);
+const HELD_LIFETIME: Duration = Duration::from_secs(2);
 
 /// Limits of virtual reassembly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,6 +113,7 @@ fn icmp_queries_live_a_minute() {
             lab.wait_secs(wait);
             let reply = echo_reply(&ip(family, S), &ip(family, Ext), sent.source_port(), 1);
             assert_eq!(lab.inbound(&reply).is_ok(), alive);
+            assert_eq!(lab.nat.mapping_count(), u32::from(alive));
         }
     }
 }

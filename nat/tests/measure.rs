@@ -80,6 +80,11 @@ fn memory_and_time_of_200_000_flows() {
     }
     println!("existing: {} ns each", start.elapsed().as_nanos() / u128::from(FLOWS));
     let start = Instant::now();
+    for _ in 0..FLOWS {
+        world.send(now, 1);
+    }
+    println!("existing, one flow: {} ns each", start.elapsed().as_nanos() / u128::from(FLOWS));
+    let start = Instant::now();
     world.nat.remove_owner(now, party("172.18.0.10".parse::<std::net::IpAddr>().unwrap().into()).owner);
     println!("removing the owner: {:?}", start.elapsed());
     let (start, mut calls, mut longest) = (Instant::now(), 0u32, Duration::ZERO);
