@@ -1,6 +1,6 @@
 //! Frames received together, in buffers that are used again and again.
 
-use crate::frame::{Extent, Frame, HEADROOM, MAX_FRAME};
+use crate::frame::{Extent, Frame, HEADROOM, MAX_FRAME, OFFLOAD_HEADER, OwnedFrame};
 use crate::snapshot::{Port, PortId, Snapshot};
 
 /// Most frames in a batch. More amortises calls better, but a batch of super-frames should stay in the CPU's cache, and
@@ -16,12 +16,15 @@ pub enum Source {
     Ifindex(u32),
     /// A port.
     Port(PortId),
+    /// An interface of the host.
+    Uplink(u32),
 }
 
 impl Source {
     /// The port, if it is one.
     pub fn port(self, snapshot: &Snapshot) -> Option<&Port> {
         match self {
+            Self::Uplink(_) => None,
             Self::Ifindex(ifindex) => snapshot.port_by_ifindex(ifindex),
             Self::Port(port) => snapshot.port(port),
         }
@@ -53,6 +56,8 @@ pub struct Slot {
 pub struct Batch {
     arena: Vec<u8>,
     slots: Vec<Slot>,
+    /// Frames to send that were not received with the batch; numbered from [`BATCH`] on.
+    extras: Vec<OwnedFrame>,
 }
 
 impl Default for Batch {
@@ -64,12 +69,19 @@ impl Default for Batch {
 impl Batch {
     /// An empty batch. Its 1.1 MB cost memory only where frames were long enough to touch them.
     pub fn new() -> Self {
-        Self { arena: vec![0; BATCH * SLOT], slots: Vec::with_capacity(BATCH) }
+        Self { arena: vec![0; BATCH * SLOT], slots: Vec::with_capacity(BATCH), extras: Vec::new() }
     }
 
     /// Forgets all frames.
     pub fn clear(&mut self) {
         self.slots.clear();
+        self.extras.clear();
+    }
+
+    /// Adds a frame to send that was not received; tells its number.
+    pub fn add_extra(&mut self, frame: OwnedFrame) -> usize {
+        self.extras.push(frame);
+        BATCH + self.extras.len() - 1
     }
 
     /// Number of frames.
@@ -121,6 +133,17 @@ impl Batch {
 
     /// Frame `i` to send: offload header first.
     pub fn wire(&self, i: usize) -> &[u8] {
-        self.slots[i].at.wire(&self.arena[i * SLOT..][..SLOT])
+        match self.slots.get(i) {
+            Some(slot) => slot.at.wire(&self.arena[i * SLOT..][..SLOT]),
+            None => self.extras[i - BATCH].wire(),
+        }
+    }
+
+    /// The length of frame `i`.
+    pub fn len_of(&self, i: usize) -> usize {
+        match self.slots.get(i) {
+            Some(slot) => slot.at.len(),
+            None => self.extras[i - BATCH].wire().len() - OFFLOAD_HEADER,
+        }
     }
 }

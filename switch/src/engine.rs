@@ -5,23 +5,33 @@
 //! and counted as exactly one of them.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nat::Time;
 use tokio::sync::mpsc;
 
-use crate::batch::{BATCH, Batch};
+use crate::batch::{BATCH, Batch, Source};
 use crate::dataplane::DataEvent;
 use crate::fdb::{Fdb, FdbConfig};
 use crate::router::neighbor::Neighbors;
-use crate::snapshot::{Link, Port, PortId, Snapshot};
+use crate::router::resolve::Ingress;
+use crate::router::{Extra, Forwarding, Lock};
+use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::stage::{Cx, Pipeline, Stage};
 use crate::verdict::{DropCounters, DropReason, Verdict};
 
 /// Events that may wait for the control plane. More are lost: they are news, not state.
 const EVENTS: usize = 1024;
+
+/// Steps of clearing away expired connections for each batch that needs connections at all.
+const STEPS_PER_BATCH: usize = 32;
+/// Steps at once while no frames come.
+const STEPS_PER_TICK: usize = 1024;
+/// Connections expire to this precision while no frames come.
+const COARSE: Duration = Duration::from_secs(1);
 
 /// What all workers and the control plane share.
 #[derive(Debug)]
@@ -32,6 +42,10 @@ pub struct Shared {
     pub fdb: Fdb,
     /// Addresses in use.
     pub neighbors: Neighbors,
+    /// Connections and next hops.
+    pub forwarding: Mutex<Forwarding>,
+    /// Frames that wait for a container to say its MAC.
+    waiting: AtomicUsize,
     /// Drops by reason.
     pub drops: DropCounters,
     received: AtomicU64,
@@ -48,6 +62,8 @@ impl Shared {
             snapshot: ArcSwap::default(),
             fdb: Fdb::new(fdb),
             neighbors: Neighbors::default(),
+            forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat::Config::default() })),
+            waiting: AtomicUsize::new(0),
             drops: DropCounters::default(),
             received: AtomicU64::new(0),
             forwarded: AtomicU64::new(0),
@@ -68,6 +84,12 @@ impl Shared {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         (get(&self.received), get(&self.forwarded), get(&self.answered))
     }
+}
+
+/// A number that nobody can guess: each process draws the keys of its hash tables from the kernel.
+fn seed() -> u64 {
+    use std::hash::BuildHasher;
+    std::hash::RandomState::new().hash_one(0)
 }
 
 /// What became of a frame that was to be sent.
@@ -94,12 +116,21 @@ pub struct Outgoing {
     pub fate: Fate,
 }
 
-/// What is known of a received frame until all it became has been sent.
+/// As what a frame is counted once it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Answered,
+    Forwarded,
+    /// The switch made it.
+    Own,
+}
+
+/// What is known of a frame until all it became has been sent.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     frame: usize,
-    from: PortId,
-    verdict: Verdict,
+    from: Option<Ingress>,
+    counted: Counted,
     first: usize,
     count: usize,
 }
@@ -110,6 +141,8 @@ pub struct Engine {
     pipeline: Pipeline,
     pending: Vec<Pending>,
     outgoing: Vec<Outgoing>,
+    extras: Vec<Extra>,
+    timer: Option<Time>,
 }
 
 impl fmt::Debug for Engine {
@@ -122,7 +155,14 @@ impl Engine {
     /// An engine with these stages of the user's.
     pub fn new(shared: Arc<Shared>, yours: Vec<Box<dyn Stage>>) -> Self {
         let pipeline = Pipeline::new(yours);
-        Self { shared, pipeline, pending: Vec::with_capacity(BATCH), outgoing: Vec::with_capacity(BATCH) }
+        Self {
+            shared,
+            pipeline,
+            pending: Vec::with_capacity(BATCH),
+            outgoing: Vec::with_capacity(BATCH),
+            extras: Vec::new(),
+            timer: None,
+        }
     }
 
     /// What the engine shares with others.
@@ -130,26 +170,101 @@ impl Engine {
         &self.shared
     }
 
+    /// When [`Engine::tick`] has something to do; none while nothing is due by itself.
+    pub const fn timer(&self) -> Option<Time> {
+        self.timer
+    }
+
     /// Decides about every frame of the batch. Afterwards the frames of [`Engine::outgoing`] are to be sent, and
     /// [`Engine::settle`] called.
     pub fn run(&mut self, now: Time, snapshot: &Snapshot, batch: &mut Batch) {
         self.pending.clear();
         self.outgoing.clear();
-        self.shared.received.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        let shared = Arc::clone(&self.shared);
+        let mut lock = Lock::new(&shared.forwarding);
+        let mut ignored = 0;
         for frame in 0..batch.len() {
             let slot = batch.slot(frame);
+            if let Source::Uplink(ifindex) = slot.source {
+                ignored += self.outside(now, snapshot, batch, frame, ifindex, &mut lock);
+                continue;
+            }
             let Some(port) = slot.source.port(snapshot) else {
-                self.shared.drops.count(DropReason::NotAPort);
+                shared.drops.count(DropReason::NotAPort);
                 continue;
             };
             port.counters.rx.add(1, slot.at.len() as u64);
             let verdict = if slot.truncated {
                 Verdict::Drop(DropReason::Oversized)
             } else {
-                self.decide(now, snapshot, port, batch, frame)
+                self.decide(now, snapshot, port, batch, frame, &mut lock)
             };
-            self.plan(snapshot, port, frame, verdict);
+            self.plan(snapshot, Some(Ingress::Port(port.id)), port.network, frame, verdict);
         }
+        shared.received.fetch_add((batch.len() - ignored) as u64, Ordering::Relaxed);
+        if let Some(state) = lock.taken() {
+            let more = state.nat.expire(now, STEPS_PER_BATCH);
+            self.note_timers(now, state, more);
+        }
+        self.add_extras(snapshot, batch);
+    }
+
+    /// Does what is due without a frame. As [`Engine::run`], with an empty batch.
+    pub fn tick(&mut self, now: Time, snapshot: &Snapshot, batch: &mut Batch) {
+        self.pending.clear();
+        self.outgoing.clear();
+        let shared = Arc::clone(&self.shared);
+        let mut lock = Lock::new(&shared.forwarding);
+        self.pipeline.router.tick(now, snapshot, &shared.neighbors, &mut lock);
+        let state = lock.get();
+        let more = state.nat.expire(now, STEPS_PER_TICK);
+        self.note_timers(now, state, more);
+        self.add_extras(snapshot, batch);
+    }
+
+    fn note_timers(&mut self, now: Time, state: &Forwarding, more: bool) {
+        self.shared.waiting.store(state.resolver.waiting_inside(), Ordering::Relaxed);
+        let pause = if more { Duration::from_millis(1) } else { COARSE };
+        let connections = state.nat.poll_at().map(|at| at.max(now + pause));
+        self.timer = [connections, state.resolver.poll_at()].into_iter().flatten().min();
+    }
+
+    /// A frame from an uplink; tells how many were ignored.
+    fn outside(
+        &mut self,
+        now: Time,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        frame: usize,
+        ifindex: u32,
+        lock: &mut Lock<'_>,
+    ) -> usize {
+        let slot = batch.slot(frame);
+        let world = (now, snapshot, &self.shared.neighbors);
+        let mut view = batch.frame(frame, PortId(u32::MAX));
+        let verdict = match slot.truncated {
+            true => Verdict::Ignore,
+            false => self.pipeline.router.outside(&mut view, ifindex, world, lock),
+        };
+        if verdict == Verdict::Ignore {
+            return 1;
+        }
+        if let Some(uplink) = snapshot.uplink(ifindex) {
+            uplink.counters.rx.add(1, slot.at.len() as u64);
+        }
+        self.plan(snapshot, Some(Ingress::Uplink(ifindex)), NetworkId(0), frame, verdict);
+        0
+    }
+
+    /// Takes what the router wants sent besides into the batch.
+    fn add_extras(&mut self, snapshot: &Snapshot, batch: &mut Batch) {
+        let mut extras = std::mem::take(&mut self.extras);
+        extras.extend(self.pipeline.router.extras());
+        for extra in extras.drain(..) {
+            let frame = batch.add_extra(extra.frame);
+            self.plan(snapshot, extra.from, extra.network, frame, extra.verdict);
+        }
+        self.extras = extras;
     }
 
     fn decide(
@@ -159,6 +274,7 @@ impl Engine {
         port: &Port,
         batch: &mut Batch,
         frame: usize,
+        lock: &mut Lock<'_>,
     ) -> Verdict {
         // A snapshot is made with the networks of all its ports.
         let Some(network) = snapshot.network(port.network) else {
@@ -172,43 +288,75 @@ impl Engine {
             network,
             fdb: &shared.fdb,
             neighbors: &shared.neighbors,
+            waiting: shared.waiting.load(Ordering::Relaxed),
             tell: &mut |event| shared.tell(event),
         };
-        self.pipeline.run(&mut batch.frame(frame, port.id), &mut cx)
+        self.pipeline.run(&mut batch.frame(frame, port.id), &mut cx, lock)
     }
 
     /// Turns a verdict into what is to be sent.
-    fn plan(&mut self, snapshot: &Snapshot, from: &Port, frame: usize, verdict: Verdict) {
+    fn plan(
+        &mut self,
+        snapshot: &Snapshot,
+        from: Option<Ingress>,
+        network: NetworkId,
+        frame: usize,
+        verdict: Verdict,
+    ) {
         let first = self.outgoing.len();
         let send = |port: &Port| {
             let fate = if port.up { Fate::Waiting } else { Fate::Lost(DropReason::PortDown) };
             Outgoing { frame, port: port.id, link: port.link, fate }
         };
+        let from_port = match from {
+            Some(Ingress::Port(port)) => Some(port),
+            _ => None,
+        };
         match verdict {
             Verdict::Forward(to) => match snapshot.port(to) {
                 Some(to) => self.outgoing.push(send(to)),
                 // The port went away; its entries in the MAC table are about to.
-                None => return self.drop(from, DropReason::PortDown),
+                None => return self.drop(snapshot, from, DropReason::PortDown),
             },
-            Verdict::Reply => self.outgoing.push(send(from)),
+            Verdict::Reply => {
+                self.outgoing.extend(from_port.and_then(|port| snapshot.port(port)).map(send));
+            }
             Verdict::Flood => {
-                let flood = snapshot.network(from.network).map_or(&[][..], |n| &n.flood);
-                let others = flood.iter().filter(|id| **id != from.id).filter_map(|id| snapshot.port(*id));
+                let network = snapshot.network(network);
+                // What the switch asks itself is for the containers; the host knows.
+                let except = from_port.or_else(|| network?.host_port);
+                let flood = network.map_or(&[][..], |n| &n.flood);
+                let others = flood.iter().filter(|id| Some(**id) != except).filter_map(|id| snapshot.port(*id));
                 self.outgoing.extend(others.map(send));
                 if self.outgoing.len() == first {
-                    return self.drop(from, DropReason::NoEgress);
+                    return self.drop(snapshot, from, DropReason::NoEgress);
                 }
             }
-            Verdict::Drop(reason) => return self.drop(from, reason),
+            Verdict::Uplink(ifindex) => {
+                let up = snapshot.uplink(ifindex).is_some_and(|u| u.up);
+                let fate = if up { Fate::Waiting } else { Fate::Lost(DropReason::PortDown) };
+                let (port, link) = (PortId(u32::MAX), Link::Uplink(ifindex));
+                self.outgoing.push(Outgoing { frame, port, link, fate });
+            }
+            Verdict::Drop(reason) => return self.drop(snapshot, from, reason),
             // The bridge always decides; a pipeline without it is a mistake that drops.
-            Verdict::Next => return self.drop(from, DropReason::NoEgress),
+            Verdict::Next => return self.drop(snapshot, from, DropReason::NoEgress),
+            Verdict::Absorbed | Verdict::Ignore => return,
         }
         let count = self.outgoing.len() - first;
-        self.pending.push(Pending { frame, from: from.id, verdict, first, count });
+        let counted = match (from, verdict) {
+            (None, _) => Counted::Own,
+            (_, Verdict::Reply) => Counted::Answered,
+            _ => Counted::Forwarded,
+        };
+        self.pending.push(Pending { frame, from, counted, first, count });
     }
 
-    fn drop(&self, from: &Port, reason: DropReason) {
-        from.counters.rx.drop_one();
+    fn drop(&self, snapshot: &Snapshot, from: Option<Ingress>, reason: DropReason) {
+        let Some(from) = from else { return };
+        if let Some(counters) = counters(snapshot, from) {
+            counters.rx.drop_one();
+        }
         self.shared.drops.count(reason);
     }
 
@@ -224,31 +372,39 @@ impl Engine {
             let mut sent = false;
             let mut why = DropReason::TxFailed;
             for out in &self.outgoing[done.first..done.first + done.count] {
-                let Some(port) = snapshot.port(out.port) else { continue };
+                let to = match out.link {
+                    Link::Uplink(ifindex) => Ingress::Uplink(ifindex),
+                    _ => Ingress::Port(out.port),
+                };
+                let Some(counters) = counters(snapshot, to) else { continue };
                 match out.fate {
                     Fate::Sent => {
                         sent = true;
-                        port.counters.tx.add(1, batch.slot(done.frame).at.len() as u64);
+                        counters.tx.add(1, batch.len_of(done.frame) as u64);
                     }
                     Fate::Lost(reason) => {
                         why = reason;
-                        port.counters.tx.drop_one();
+                        counters.tx.drop_one();
                     }
-                    Fate::Waiting => port.counters.tx.drop_one(),
+                    Fate::Waiting => counters.tx.drop_one(),
                 }
             }
-            match (sent, done.verdict) {
-                (true, Verdict::Reply) => answered += 1,
-                (true, _) => forwarded += 1,
-                (false, _) => {
-                    self.shared.drops.count(why);
-                    if let Some(from) = snapshot.port(done.from) {
-                        from.counters.rx.drop_one();
-                    }
-                }
+            match (sent, done.counted) {
+                (_, Counted::Own) => {}
+                (true, Counted::Answered) => answered += 1,
+                (true, Counted::Forwarded) => forwarded += 1,
+                (false, _) => self.drop(snapshot, done.from, why),
             }
         }
         self.shared.forwarded.fetch_add(forwarded, Ordering::Relaxed);
         self.shared.answered.fetch_add(answered, Ordering::Relaxed);
+    }
+}
+
+/// What is counted for a port or an uplink.
+fn counters(snapshot: &Snapshot, of: Ingress) -> Option<&PortCounters> {
+    match of {
+        Ingress::Port(port) => snapshot.port(port).map(|p| &*p.counters),
+        Ingress::Uplink(ifindex) => snapshot.uplink(ifindex).map(|u| &*u.counters),
     }
 }

@@ -190,6 +190,19 @@ impl<'a> Frame<'a> {
         true
     }
 
+    /// Sets destination and source address; nothing happens to a frame without a header.
+    pub fn set_addresses(&mut self, dst: Mac, src: Mac) {
+        if let Some(header) = self.bytes_mut().first_chunk_mut::<ETHERNET_HEADER>() {
+            header[..6].copy_from_slice(&dst.0);
+            header[6..12].copy_from_slice(&src.0);
+        }
+    }
+
+    /// What stands behind the Ethernet header, to edit.
+    pub fn payload_mut(&mut self) -> &mut [u8] {
+        self.bytes_mut().get_mut(ETHERNET_HEADER..).unwrap_or_default()
+    }
+
     /// Its header; none when it is shorter than one.
     fn header(&self) -> Option<&[u8; ETHERNET_HEADER]> {
         self.bytes().first_chunk()
@@ -245,6 +258,41 @@ impl<'a> Frame<'a> {
         bytes[12..14].copy_from_slice(&tpid.to_be_bytes());
         bytes[14..16].copy_from_slice(&tci.to_be_bytes());
         true
+    }
+}
+
+/// A frame in a buffer of its own: one that waits, or that the switch made.
+#[derive(Clone, Debug)]
+pub struct OwnedFrame {
+    buf: Vec<u8>,
+    at: Extent,
+}
+
+impl OwnedFrame {
+    /// A frame of these bytes, cut at [`MAX_FRAME`], with this left for hardware to do.
+    pub fn new(bytes: &[u8], offload: Offload) -> Self {
+        let bytes = &bytes[..bytes.len().min(MAX_FRAME)];
+        let mut buf = vec![0; HEADROOM];
+        buf.extend_from_slice(bytes);
+        let mut new = Self { buf, at: Extent::received(bytes.len()) };
+        new.frame(PortId(u32::MAX)).set_offload(offload);
+        new
+    }
+
+    /// To work on, as one that came from `port`.
+    pub fn frame(&mut self, port: PortId) -> Frame<'_> {
+        Frame::new(&mut self.buf, &mut self.at, port)
+    }
+
+    /// To send: offload header first.
+    pub fn wire(&self) -> &[u8] {
+        self.at.wire(&self.buf)
+    }
+}
+
+impl From<&Frame<'_>> for OwnedFrame {
+    fn from(frame: &Frame<'_>) -> Self {
+        Self::new(frame.bytes(), frame.offload())
     }
 }
 

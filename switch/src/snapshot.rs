@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 
 use crate::mac::Mac;
+use crate::router::owned::OwnedPorts;
+use crate::router::route::Routes;
 
 /// A port of the switch. Numbers are reused, but only after every worker has let go of the old port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +45,8 @@ pub enum Link {
     Tap,
     /// A pair of queues in memory: tests.
     Memory,
+    /// An interface of the host, by its index: the way to the outside.
+    Uplink(u32),
 }
 
 /// A port as the workers see it.
@@ -79,6 +83,8 @@ pub struct Network {
     pub host_port: Option<PortId>,
     /// Ports may talk to the gateway only.
     pub isolate_ports: bool,
+    /// Connections to the outside leave behind the host's address.
+    pub masquerade: bool,
     /// Every port of the network that is up, the host's included: the flood set.
     pub flood: Vec<PortId>,
 }
@@ -92,6 +98,55 @@ pub struct Gateway {
     pub address: IpAddr,
 }
 
+impl Network {
+    /// Whether an address is of one of its subnets.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.gateways.iter().any(|g| g.subnet.contains(&address))
+    }
+
+    /// The gateway's address of one family.
+    pub fn gateway(&self, v4: bool) -> Option<IpAddr> {
+        self.gateways.iter().map(|g| g.address).find(|a| a.is_ipv4() == v4)
+    }
+}
+
+/// An interface of the host by which the outside is reached.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    /// Its index in the host's namespace.
+    pub ifindex: u32,
+    /// Its name, for traces.
+    pub name: Arc<str>,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// Link state: frames for one that is down are dropped.
+    pub up: bool,
+    /// Its addresses with their prefix lengths, in the kernel's order.
+    pub addresses: Vec<IpNet>,
+    /// What passed: `rx` came from the outside, `tx` was sent to it.
+    pub counters: Arc<PortCounters>,
+}
+
+impl Uplink {
+    /// The address by which the outside is to know what leaves for `next_hop`: one of the next hop's subnet, else the
+    /// first of its family that is good beyond the link.
+    pub fn address_for(&self, next_hop: IpAddr) -> Option<IpAddr> {
+        let near = self.addresses.iter().find(|a| a.contains(&next_hop) && !is_link_local(a.addr()));
+        let any = || {
+            let same = |a: &&IpNet| a.addr().is_ipv4() == next_hop.is_ipv4() && !is_link_local(a.addr());
+            self.addresses.iter().find(same)
+        };
+        near.or_else(any).map(IpNet::addr)
+    }
+}
+
+/// An IPv6 address that means something on its link only.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
 /// Everything the workers know.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -102,6 +157,16 @@ pub struct Snapshot {
     by_ifindex: HashMap<u32, PortId, foldhash::fast::RandomState>,
     /// Every address of the host, on any interface: containers may reach them through the gateway.
     pub host_addresses: HashSet<IpAddr, foldhash::fast::RandomState>,
+    /// The ways to the outside; none means no routing.
+    pub uplinks: Vec<Uplink>,
+    /// The host's routes.
+    pub routes: Arc<Routes>,
+    /// Ports of the host's addresses that are swd's: published, or of the pool.
+    pub owned: Arc<OwnedPorts>,
+    /// Whose an address is, where swd gave it away.
+    pub leases: HashMap<(NetworkId, IpAddr), PortId, foldhash::fast::RandomState>,
+    /// Which networks may open connections to which others.
+    pub allowed: HashSet<(NetworkId, NetworkId), foldhash::fast::RandomState>,
 }
 
 impl Snapshot {
@@ -139,6 +204,16 @@ impl Snapshot {
     /// The port behind an interface of the switch namespace.
     pub fn port_by_ifindex(&self, ifindex: u32) -> Option<&Port> {
         self.port(*self.by_ifindex.get(&ifindex)?)
+    }
+
+    /// The uplink behind an interface of the host.
+    pub fn uplink(&self, ifindex: u32) -> Option<&Uplink> {
+        self.uplinks.iter().find(|u| u.ifindex == ifindex)
+    }
+
+    /// The network that has an address in one of its subnets.
+    pub fn network_of(&self, address: IpAddr) -> Option<&Network> {
+        self.networks().find(|n| n.contains(address))
     }
 
     /// The network of this number.

@@ -20,7 +20,7 @@ use crate::fdb::Fdb;
 use crate::frame::Frame;
 use crate::guard::Guard;
 use crate::learn::Learn;
-use crate::router::Router;
+use crate::router::{Lock, Router};
 use crate::router::neighbor::Neighbors;
 use crate::snapshot::{Network, Port, Snapshot};
 use crate::verdict::Verdict;
@@ -48,6 +48,8 @@ pub struct Cx<'a> {
     pub fdb: &'a Fdb,
     /// Addresses and who was seen to use them.
     pub neighbors: &'a Neighbors,
+    /// Frames that wait for a container to say its MAC.
+    pub waiting: usize,
     /// Takes what the control plane should hear of. Must not block.
     pub tell: &'a mut dyn FnMut(DataEvent),
 }
@@ -63,18 +65,19 @@ pub struct Pipeline {
     guard: Guard,
     learn: Learn,
     yours: Vec<Box<dyn Stage>>,
-    router: Router,
+    /// Layer 3; also what comes from outside, past the other stages.
+    pub(crate) router: Router,
     bridge: Bridge,
 }
 
 impl Pipeline {
     /// The switch with these stages of the user's between Learn and Router.
     pub fn new(yours: Vec<Box<dyn Stage>>) -> Self {
-        Self { guard: Guard, learn: Learn, yours, router: Router, bridge: Bridge }
+        Self { guard: Guard, learn: Learn, yours, router: Router::default(), bridge: Bridge }
     }
 
     /// Walks a frame through the stages. The result is never [`Verdict::Next`].
-    pub fn run(&mut self, frame: &mut Frame<'_>, cx: &mut Cx<'_>) -> Verdict {
+    pub fn run(&mut self, frame: &mut Frame<'_>, cx: &mut Cx<'_>, lock: &mut Lock<'_>) -> Verdict {
         let mut verdict = self.guard.process(frame, cx);
         if verdict == Verdict::Next {
             verdict = self.learn.process(frame, cx);
@@ -85,7 +88,7 @@ impl Pipeline {
             }
         }
         if verdict == Verdict::Next {
-            verdict = self.router.process(frame, cx);
+            verdict = self.router.process(frame, cx, lock);
         }
         if verdict == Verdict::Next { self.bridge.process(frame, cx) } else { verdict }
     }

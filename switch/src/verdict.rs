@@ -17,6 +17,12 @@ pub enum Verdict {
     Forward(PortId),
     /// The frame was turned into its own answer: send it back to where it came from.
     Reply,
+    /// Send it out of an interface of the host.
+    Uplink(u32),
+    /// It waits for something (its next hop's MAC, its first fragment) and comes back by itself, or is dropped then.
+    Absorbed,
+    /// It is not the switch's business: the host has it. Not counted.
+    Ignore,
 }
 
 macro_rules! drop_reasons {
@@ -71,7 +77,45 @@ drop_reasons! {
     /// Ports of this network are isolated from each other.
     Isolated = "isolated", "The network was made with --isolate-ports: its ports reach the gateway only.";
     /// Addressed to the gateway, for an address which is neither the host's nor reachable.
-    NotRouted = "not-routed", "Sent to the gateway for an address that is not the host's, and swd has no route for it.";
+    NotRouted = "not-routed", "Sent to the gateway for something that cannot be routed: a broadcast, a loopback address, the sender's own subnet, or not IP at all.";
+    /// The host has no route, or swd no uplink.
+    NoRoute = "no-route", "The host has no route to that destination ('ip route get ADDRESS' there), or the route's interface is not an uplink of swd ('swctl status').";
+    /// For another network.
+    Prohibited = "prohibited", "Sent to a container of another network. Networks are closed to each other unless 'swctl allow' opens them.";
+    /// The source is not one of the sender's network, or is another container's.
+    SpoofedSource = "spoofed-source", "A container sent from an address that is not its own. Look for a wrong address with 'ip addr' there.";
+    /// Hop limit used up.
+    TtlExpired = "ttl-expired", "The packet's hop limit was used up here: a traceroute, or a routing loop.";
+    /// Longer than the next link takes, and must not be cut.
+    TooBig = "too-big", "The packet is longer than the next link's MTU and must not be fragmented; its sender was told the right size.";
+    /// The next hop does not answer.
+    NoNeighbor = "no-neighbor", "The next hop does not answer ARP or neighbor discovery. Is the gateway ('ip route') or the container up?";
+    /// Too much waits already.
+    ParkedFull = "parked-full", "Too many packets wait for next hops that do not answer.";
+    /// No translation is possible, and the inside address must not leave.
+    Untranslatable = "untranslatable", "The packet cannot be translated, and must not leave with an inside address. Only TCP, UDP, ICMP queries and errors, and unambiguous other protocols can.";
+    /// The host has no address of the family on the way out.
+    NoExternalAddress = "no-external-address", "The uplink has no address of this family to leave from: 'ip addr show' on the host.";
+    /// A limit on connections.
+    ConnectionLimit = "connection-limit", "The container has as many connections as it may, or the table is full. See 'swctl conntrack count'.";
+    /// A limit on new connections.
+    ConnectionRate = "connection-rate", "The container opens connections faster than it may.";
+    /// No external port.
+    PortsExhausted = "ports-exhausted", "All external ports are in use towards this destination. Widen the port pool, or wait.";
+    /// The target of a published port is not there.
+    NoTarget = "no-target", "Nobody answers at the address that a published port leads to. See 'swctl published'.";
+    /// Not for this sender.
+    SourceDenied = "source-denied", "The published port is for other senders (--from).";
+    /// Nobody inside asked for it.
+    Filtered = "filtered", "An unasked packet from outside to a port in use: the container has sent that sender nothing.";
+    /// Belongs to no connection, and cannot begin one.
+    NoConnection = "no-connection", "The packet belongs to no connection and cannot begin one: late packets of a connection that has ended, or a scan.";
+    /// Cannot be told from another connection.
+    Clash = "clash", "The packet's addresses and ports are those of another container's connection.";
+    /// Fragments that cannot be matched.
+    FragmentLimit = "fragment-limit", "Fragments without their first one, more than may wait, or contradicting each other.";
+    /// An ICMP error about nothing that is known.
+    IcmpUnrelated = "icmp-unrelated", "An ICMP error about a packet that no connection here has sent, or damaged.";
     /// Addressed to a gateway without host access, for something that it does not answer.
     NoHostAccess = "no-host-access", "The network was made with --no-host-access: the gateway answers ARP, ND and ping only.";
     /// A stage of the user's did not want it.

@@ -150,6 +150,7 @@ impl Lab {
             mtu: 1500,
             host_port: None,
             isolate_ports: options.isolate_ports,
+            masquerade: true,
             flood: Vec::new(),
         });
         if options.host_access {

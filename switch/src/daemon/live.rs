@@ -191,6 +191,7 @@ impl Live {
                 mtu: network.mtu,
                 host_port: host.map(|h| h.id),
                 isolate_ports: network.isolate_ports,
+                masquerade: network.masquerade,
                 flood: Vec::new(),
             })
         });

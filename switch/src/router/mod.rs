@@ -1,43 +1,177 @@
 //! Router: layer 3. What is addressed to the gateway.
 //!
 //! With host access the gateway *is* the host: its address is on the host's end of a veth pair, and the host answers. The
-//! router lets through what is for one of the host's own addresses and drops the rest, so that a host that forwards
-//! packets (`ip_forward=1`) never becomes a way between networks. Without host access there is no host end: the router
-//! answers ARP, neighbor discovery and ping for the gateway, and drops everything else that is addressed to it.
+//! router lets through what is for one of the host's own addresses, and forwards the rest itself, so that a host that
+//! forwards packets (`ip_forward=1`) never becomes a way between networks. Without host access there is no host end: the
+//! router answers ARP, neighbor discovery and ping for the gateway.
+//!
+//! [`forward`] has the ways of packets, [`resolve`] the next hops, [`route`] the host's routes. Without an uplink nothing
+//! is routed, and none of it costs anything.
 
 pub mod gateway;
 pub mod neighbor;
+pub mod owned;
+pub mod resolve;
+pub mod route;
+
+mod ask;
+mod complain;
+mod fit;
+mod forward;
 
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etherparse::{LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket};
+use nat::{Protocol, Time};
 
-use crate::frame::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, Frame};
-use crate::stage::{Cx, Stage};
+use crate::frame::{
+    ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Frame,
+};
+use crate::snapshot::Snapshot;
+use crate::stage::Cx;
 use crate::verdict::{DropReason, Verdict};
+use forward::Ways;
+use neighbor::Neighbors;
+use resolve::Hop;
 
-/// Decides about what is addressed to the gateway.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Router;
+pub use forward::{Extra, Forwarding, nat_network, network_of, owner, port_of};
 
-impl Stage for Router {
-    fn name(&self) -> &'static str {
-        "router"
+/// The lock of what connections need: taken once a batch, by the first frame that needs it.
+#[derive(Debug)]
+pub struct Lock<'a> {
+    mutex: &'a Mutex<Forwarding>,
+    guard: Option<MutexGuard<'a, Forwarding>>,
+}
+
+impl<'a> Lock<'a> {
+    /// Not taken yet.
+    pub const fn new(mutex: &'a Mutex<Forwarding>) -> Self {
+        Self { mutex, guard: None }
     }
 
-    fn process(&mut self, frame: &mut Frame<'_>, cx: &mut Cx<'_>) -> Verdict {
-        neighbor::glean(frame, cx);
-        if cx.network.host_port == Some(frame.port) {
+    /// Takes it, unless that was done before.
+    pub fn get(&mut self) -> &mut Forwarding {
+        self.guard.get_or_insert_with(|| self.mutex.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it guards, if it was taken.
+    pub fn taken(&mut self) -> Option<&mut Forwarding> {
+        self.guard.as_deref_mut()
+    }
+}
+
+/// Decides about what is addressed to the gateway, and about what comes from outside.
+#[derive(Debug, Default)]
+pub struct Router {
+    extras: Vec<Extra>,
+}
+
+impl Router {
+    /// Its name in traces.
+    pub const NAME: &'static str = "router";
+
+    /// A frame from a port.
+    pub fn process(&mut self, frame: &mut Frame<'_>, cx: &Cx<'_>, lock: &mut Lock<'_>) -> Verdict {
+        if let Some(address) = neighbor::glean(frame, cx)
+            && cx.waiting > 0
+        {
+            let hop = Hop::Inside(cx.network.id, address);
+            self.ways(cx.now, cx.snapshot, cx.neighbors, lock).heard(hop, frame.src());
+        }
+        let host = cx.network.host_port;
+        if host == Some(frame.port) {
             return Verdict::Next;
         }
-        if cx.network.host_port.is_none() {
-            return gateway::answer(frame, cx);
+        if host.is_none() {
+            match gateway::answer(frame, cx) {
+                Verdict::Drop(DropReason::NoHostAccess) => {}
+                verdict => return verdict,
+            }
         }
-        if frame.dst() == cx.network.gateway_mac && !is_for_host(frame, cx) {
-            return Verdict::Drop(DropReason::NotRouted);
+        if frame.dst() != cx.network.gateway_mac {
+            return Verdict::Next;
         }
-        Verdict::Next
+        let to_host = is_for_host(frame, cx);
+        let verdict = match forward::destination(frame) {
+            Some(address) if is_host(address, cx) && may_be_ours(frame, cx.snapshot) => {
+                self.ways(cx.now, cx.snapshot, cx.neighbors, lock).to_host(frame, cx.port, cx.network)
+            }
+            Some(address) if !is_host(address, cx) && !is_gateway(address, cx) && routes(cx.snapshot) => {
+                self.ways(cx.now, cx.snapshot, cx.neighbors, lock).outbound(frame, cx.port, cx.network)
+            }
+            _ => Verdict::Next,
+        };
+        match verdict {
+            Verdict::Next if host.is_none() => Verdict::Drop(DropReason::NoHostAccess),
+            Verdict::Next if !to_host => Verdict::Drop(DropReason::NotRouted),
+            verdict => verdict,
+        }
     }
+
+    /// A frame from an uplink.
+    pub fn outside(
+        &mut self,
+        frame: &mut Frame<'_>,
+        ifindex: u32,
+        world: (Time, &Snapshot, &Neighbors),
+        lock: &mut Lock<'_>,
+    ) -> Verdict {
+        let (now, snapshot, neighbors) = world;
+        self.ways(now, snapshot, neighbors, lock).inbound(frame, ifindex)
+    }
+
+    /// Does what is due without a frame.
+    pub fn tick(&mut self, now: Time, snapshot: &Snapshot, neighbors: &Neighbors, lock: &mut Lock<'_>) {
+        self.ways(now, snapshot, neighbors, lock).tick();
+    }
+
+    /// What is to be sent besides the frames that were looked at.
+    pub fn extras(&mut self) -> impl Iterator<Item = Extra> {
+        self.extras.drain(..)
+    }
+
+    fn ways<'a>(
+        &'a mut self,
+        now: Time,
+        snapshot: &'a Snapshot,
+        neighbors: &'a Neighbors,
+        lock: &'a mut Lock<'_>,
+    ) -> Ways<'a> {
+        Ways { now, snapshot, neighbors, state: lock.get(), extras: &mut self.extras }
+    }
+}
+
+/// Whether there is anything to route: without an uplink and without networks that may talk, there is not.
+fn routes(snapshot: &Snapshot) -> bool {
+    !snapshot.uplinks.is_empty() || !snapshot.allowed.is_empty()
+}
+
+/// Whether an IP packet to one of the host's addresses has to be looked at: by its port, or for want of one.
+fn may_be_ours(frame: &Frame<'_>, snapshot: &Snapshot) -> bool {
+    let packet = &frame.bytes()[ETHERNET_HEADER..];
+    let byte = |at: usize| packet.get(at).copied().unwrap_or_default();
+    let word = |at: usize| u16::from_be_bytes([byte(at), byte(at + 1)]);
+    let (protocol, at, later) = match byte(0) >> 4 {
+        4 => (byte(9), usize::from(byte(0) & 0x0f) * 4, word(6) & 0x1fff != 0),
+        _ => (byte(6), 40, false),
+    };
+    let owned = &snapshot.owned;
+    match (Protocol::from(protocol), byte(at)) {
+        _ if later => routes(snapshot),
+        (protocol @ (Protocol::Tcp | Protocol::Udp), _) => owned.contains(protocol, word(at + 2)),
+        (Protocol::Icmp, 0 | 14) | (Protocol::Icmpv6, 129) => owned.contains(Protocol::Icmp, word(at + 4)),
+        (Protocol::Icmp, 3 | 11 | 12) | (Protocol::Icmpv6, 1..=4) => routes(snapshot),
+        (Protocol::Icmp | Protocol::Icmpv6, _) => false,
+        // Extension headers: the port is further on.
+        (Protocol::Other(0 | 43 | 44 | 60), _) => routes(snapshot),
+        _ => false,
+    }
+}
+
+/// Whether an address is the gateway's in the frame's network.
+fn is_gateway(address: IpAddr, cx: &Cx<'_>) -> bool {
+    cx.network.gateways.iter().any(|g| g.address == address)
 }
 
 /// Whether the host may have a frame that is addressed to the gateway: anything but IP for others.
@@ -59,7 +193,7 @@ fn is_for_host(frame: &Frame<'_>, cx: &Cx<'_>) -> bool {
         // Not IP, or IP that cannot be read, or under more tags than were looked through.
         None => {
             let ether_type = frame.ethertype();
-            ![crate::frame::ETHERTYPE_IPV4, crate::frame::ETHERTYPE_IPV6, ETHERTYPE_VLAN, ETHERTYPE_QINQ]
+            ![ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ETHERTYPE_QINQ]
                 .contains(&ether_type)
         }
     }

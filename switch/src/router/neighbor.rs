@@ -110,15 +110,15 @@ impl Table {
 }
 
 /// Notes the sender of an ARP packet or a neighbor solicitation or advertisement.
-pub fn glean(frame: &Frame<'_>, cx: &Cx<'_>) {
+/// Tells the address.
+pub fn glean(frame: &Frame<'_>, cx: &Cx<'_>) -> Option<IpAddr> {
     let address = match frame.ethertype() {
         ETHERTYPE_ARP => arp_sender(&frame.bytes()[ETHERNET_HEADER..]),
         ETHERTYPE_IPV6 => nd_sender(&frame.bytes()[ETHERNET_HEADER..]),
-        _ => return,
-    };
-    if let Some(address) = address {
-        cx.neighbors.note(cx.network.id, address, frame.src(), frame.port, cx.now);
-    }
+        _ => return None,
+    }?;
+    cx.neighbors.note(cx.network.id, address, frame.src(), frame.port, cx.now);
+    Some(address)
 }
 
 fn arp_sender(payload: &[u8]) -> Option<IpAddr> {

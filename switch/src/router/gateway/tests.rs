@@ -25,6 +25,7 @@ fn network() -> Network {
         mtu: 1500,
         host_port: None,
         isolate_ports: false,
+        masquerade: true,
         flood: Vec::new(),
     }
 }

@@ -1,0 +1,774 @@
+//! Forwarding: the way of a packet from a container to the outside, back, and to other containers, through [`nat`].
+//!
+//! Each way has the same steps: is it allowed to be here, where does it go, does it fit, who is the next hop; only then is
+//! it translated, so that what is dropped or waits leaves no state. What is sent besides the packet itself (questions for
+//! MACs, ICMP errors, frames that had waited) is added to a list of [`Extra`] frames.
+
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nat::packet::Transport;
+use nat::{Address, Checksum, External, Nat, OwnerId, Packet, Party, Refusal, Time};
+
+use super::ask;
+use super::complain::{self, Complaint, Limiter, is_unicast};
+use super::fit::{self, Fit};
+use super::neighbor::Neighbors;
+use super::resolve::{Found, Hop, Ingress, Park, Parked, Question, Resolver, Resume};
+use super::route::Action;
+use crate::frame::{
+    ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, Offload, OwnedFrame,
+};
+use crate::mac::Mac;
+use crate::snapshot::{Network, NetworkId, Port, PortId, Snapshot, Uplink};
+use crate::verdict::{DropReason, Verdict};
+
+/// What connections and next hops are known: shared by all workers, behind one lock.
+#[derive(Debug)]
+pub struct Forwarding {
+    /// Connections.
+    pub nat: Nat,
+    /// Next hops, and frames that wait for them.
+    pub resolver: Resolver,
+    limiter: Limiter,
+}
+
+impl Forwarding {
+    /// Without connections.
+    pub fn new(config: nat::Config) -> Self {
+        Self { nat: Nat::new(config), resolver: Resolver::default(), limiter: Limiter::default() }
+    }
+
+    /// A port is gone: its connections, and its frames that wait.
+    pub fn remove_port(&mut self, now: Time, port: PortId) {
+        self.nat.remove_owner(now, owner(port));
+        self.resolver.forget_sender(Ingress::Port(port));
+    }
+
+    /// A network is gone.
+    pub fn remove_network(&mut self, now: Time, network: NetworkId) {
+        self.nat.remove_network(now, nat_network(network));
+        self.resolver.forget(|hop| matches!(hop, Hop::Inside(n, _) if *n == network));
+    }
+}
+
+/// A port as `nat` names it.
+pub const fn owner(port: PortId) -> OwnerId {
+    OwnerId(port.0.saturating_add(1))
+}
+
+/// The port behind an owner.
+pub fn port_of(owner: OwnerId) -> Option<PortId> {
+    owner.0.checked_sub(1).map(PortId)
+}
+
+/// A network as `nat` names it: 0 is the outside.
+pub const fn nat_network(network: NetworkId) -> nat::NetworkId {
+    nat::NetworkId(network.0.saturating_add(1))
+}
+
+/// The network behind a number of `nat`'s.
+pub fn network_of(network: nat::NetworkId) -> Option<NetworkId> {
+    network.0.checked_sub(1).map(NetworkId)
+}
+
+const fn party(network: &Network, port: PortId) -> Party {
+    Party { network: nat_network(network.id), owner: owner(port) }
+}
+
+/// A frame to send that is not the one in work.
+#[derive(Debug)]
+pub struct Extra {
+    /// The frame.
+    pub frame: OwnedFrame,
+    /// Where it came from, and is counted for; none for one that the switch made.
+    pub from: Option<Ingress>,
+    /// Where it goes.
+    pub verdict: Verdict,
+    /// The network that a flood is for.
+    pub network: NetworkId,
+}
+
+/// The way to a destination outside.
+struct Way<'a> {
+    uplink: &'a Uplink,
+    next_hop: IpAddr,
+    external: Option<IpAddr>,
+    mtu: u32,
+}
+
+/// What is needed on the way.
+pub(super) struct Ways<'a> {
+    pub(super) now: Time,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) neighbors: &'a Neighbors,
+    pub(super) state: &'a mut Forwarding,
+    pub(super) extras: &'a mut Vec<Extra>,
+}
+
+impl<'a> Ways<'a> {
+    /// A packet from a container, to the gateway's MAC and to none of the host's addresses.
+    pub(super) fn outbound(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
+        let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        let (source, destination) = (packet.source().to_ip(), packet.destination().to_ip());
+        if !is_unicast(destination) || network.contains(destination) {
+            return Verdict::Drop(DropReason::NotRouted);
+        }
+        if !self.may_send(port, network, source) {
+            return Verdict::Drop(DropReason::SpoofedSource);
+        }
+        if packet.hop_limit() <= 1 {
+            self.complain(&packet, Complaint::TimeExceeded, from, sender);
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        if let Some(other) = self.snapshot.network_of(destination) {
+            return self.between(frame, port, network, other);
+        }
+        let way = match self.way_out(destination) {
+            Ok(way) => way,
+            Err(complaint) => {
+                if let Some(complaint) = complaint {
+                    self.complain(&packet, complaint, from, sender);
+                }
+                return Verdict::Drop(DropReason::NoRoute);
+            }
+        };
+        let fit = fit::fit(&packet, offload, way.mtu);
+        if fit == Fit::TooBig {
+            self.complain(&packet, Complaint::TooBig(way.mtu), from, sender);
+            return Verdict::Drop(DropReason::TooBig);
+        }
+        let hop = Hop::Outside(way.uplink.ifindex, way.next_hop);
+        let Some(mac) = self.mac_outside(hop) else { return self.park(frame, hop, from, Resume::Again) };
+        let party = party(network, port.id);
+        let verdict = if network.masquerade {
+            self.state.nat.outbound(self.now, &mut packet, party, external(way.external))
+        } else {
+            self.state.nat.routed(self.now, &mut packet, party, Party::OUTSIDE)
+        };
+        let verdict = match verdict {
+            nat::Verdict::New(pending) => self.state.nat.commit(self.now, &mut packet, pending),
+            known => known,
+        };
+        match verdict {
+            nat::Verdict::Forward(_) => {}
+            nat::Verdict::Drop(reason) => return Verdict::Drop(dropped(reason)),
+            nat::Verdict::Refuse(refusal) => {
+                self.complain(&packet, Complaint::Prohibited, from, sender);
+                return Verdict::Drop(refused(refusal));
+            }
+            nat::Verdict::Held => return Verdict::Absorbed,
+            nat::Verdict::NotOurs | nat::Verdict::New(_) => return Verdict::Drop(DropReason::Untranslatable),
+        }
+        // The last gate: whatever was decided before, an inside address does not leave.
+        if network.masquerade && self.snapshot.network_of(packet.source().to_ip()).is_some() {
+            return Verdict::Drop(DropReason::Untranslatable);
+        }
+        if packet.decrement_hop_limit().is_none() {
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        clamp_mss(&mut packet, way.mtu.min(network.mtu));
+        let verdict = Verdict::Uplink(way.uplink.ifindex);
+        self.dispatch(frame, fit, way.mtu, mac, way.uplink.mac, verdict, from)
+    }
+
+    /// A packet between two networks.
+    fn between(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network, other: &Network) -> Verdict {
+        let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        let may_begin = self.snapshot.allowed.contains(&(network.id, other.id));
+        let may_answer = self.snapshot.allowed.contains(&(other.id, network.id));
+        if !may_begin && !may_answer {
+            self.complain(&packet, Complaint::Prohibited, from, sender);
+            return Verdict::Drop(DropReason::Prohibited);
+        }
+        let destination = packet.destination().to_ip();
+        let Some((to, _)) = self.mac_inside(other, destination) else {
+            return self.park(frame, Hop::Inside(other.id, destination), from, Resume::Again);
+        };
+        let verdict =
+            self.state.nat.routed(self.now, &mut packet, party(network, port.id), party(other, to));
+        let verdict = match verdict {
+            nat::Verdict::New(_) if !may_begin => {
+                self.complain(&packet, Complaint::Prohibited, from, sender);
+                return Verdict::Drop(DropReason::Prohibited);
+            }
+            nat::Verdict::New(pending) => self.state.nat.commit(self.now, &mut packet, pending),
+            known => known,
+        };
+        match verdict {
+            nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, None),
+            nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
+            nat::Verdict::Refuse(refusal) => {
+                self.complain(&packet, Complaint::Prohibited, from, sender);
+                Verdict::Drop(refused(refusal))
+            }
+            nat::Verdict::Held => Verdict::Absorbed,
+            nat::Verdict::NotOurs | nat::Verdict::New(_) => Verdict::Drop(DropReason::Untranslatable),
+        }
+    }
+
+    /// A packet from a container to one of the host's addresses, which may be for a published port or for another
+    /// container's mapping. [`Verdict::Next`]: it is the host's.
+    pub(super) fn to_host(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
+        let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
+            return Verdict::Next;
+        };
+        let destination = packet.destination().to_ip();
+        if !self.may_send(port, network, packet.source().to_ip()) {
+            return Verdict::Next;
+        }
+        // The address by which the outside knows the sender; without an outside, the one it has called.
+        let default = self.snapshot.routes.default(destination.is_ipv4()).map(|r| r.action);
+        let outside = default.and_then(|action| self.way_by(action, destination).ok()?.external);
+        let outside = external(Some(outside.unwrap_or(destination)));
+        let party = party(network, port.id);
+        let unknown = Cell::new(None);
+        let (snapshot, neighbors, now) = (self.snapshot, self.neighbors, self.now);
+        let verdict = self.state.nat.hairpin(now, &mut packet, party, outside, |network, address| {
+            resolve(snapshot, neighbors, now, network, address, &unknown)
+        });
+        let verdict = match verdict {
+            nat::Verdict::New(pending) => {
+                let (to, target) = (pending.to(), pending.destination().address.to_ip());
+                let Some(other) = network_of(to.network).and_then(|n| self.snapshot.network(n)) else {
+                    return Verdict::Drop(DropReason::NoTarget);
+                };
+                if pending.rule().is_none() {
+                    if other.id != network.id && !self.snapshot.allowed.contains(&(network.id, other.id)) {
+                        self.complain(&packet, Complaint::Prohibited, from, sender);
+                        return Verdict::Drop(DropReason::Prohibited);
+                    }
+                    if other.id == network.id && network.isolate_ports {
+                        return Verdict::Drop(DropReason::Isolated);
+                    }
+                }
+                if self.mac_inside(other, target).is_none() {
+                    return self.park(frame, Hop::Inside(other.id, target), from, Resume::Again);
+                }
+                self.state.nat.commit(self.now, &mut packet, pending)
+            }
+            known => known,
+        };
+        match verdict {
+            nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, None),
+            // A fragment may be the host's: then the copy that is held is forgotten in time.
+            nat::Verdict::NotOurs | nat::Verdict::Held => Verdict::Next,
+            nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
+            nat::Verdict::Refuse(Refusal::NoTarget) => match unknown.take() {
+                Some(hop) => self.park(frame, hop, from, Resume::Again),
+                None => Verdict::Drop(DropReason::NoTarget),
+            },
+            nat::Verdict::Refuse(refusal) => {
+                self.complain(&packet, Complaint::Prohibited, from, sender);
+                Verdict::Drop(refused(refusal))
+            }
+            nat::Verdict::New(_) => Verdict::Drop(DropReason::Untranslatable),
+        }
+    }
+
+    /// A frame from an uplink. [`Verdict::Ignore`]: it is the host's.
+    pub(super) fn inbound(&mut self, frame: &mut Frame<'_>, ifindex: u32) -> Verdict {
+        let offload = frame.offload();
+        if frame.len() < ETHERNET_HEADER || !offload.fits(frame.len()) {
+            return Verdict::Ignore;
+        }
+        let (from, sender) = (Ingress::Uplink(ifindex), frame.src());
+        let answer = match frame.ethertype() {
+            ETHERTYPE_ARP => ask::arp_answer(frame.payload_mut()),
+            ETHERTYPE_IPV6 => ask::advertisement(frame.payload_mut(), sender),
+            ETHERTYPE_IPV4 => None,
+            _ => return Verdict::Ignore,
+        };
+        if let Some((address, mac)) = answer {
+            self.heard(Hop::Outside(ifindex, address), mac);
+            return Verdict::Ignore;
+        }
+        let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
+            return Verdict::Ignore;
+        };
+        let (source, destination) = (packet.source().to_ip(), packet.destination().to_ip());
+        if !is_unicast(source) || self.snapshot.network_of(source).is_some() {
+            return Verdict::Ignore;
+        }
+        // A complaint quotes the packet as it came.
+        let longest = self.snapshot.networks().map(|n| n.mtu).min().unwrap_or(u32::MAX);
+        let original = (packet.len() > longest as usize || packet.hop_limit() <= 1)
+            .then(|| (packet.bytes()[..packet.len().min(1280)].to_vec(), sender));
+        if !self.snapshot.host_addresses.contains(&destination) {
+            return self.inbound_routed(frame, ifindex, original);
+        }
+        let unknown = Cell::new(None);
+        let (snapshot, neighbors, now) = (self.snapshot, self.neighbors, self.now);
+        let verdict = self.state.nat.inbound(now, &mut packet, |network, address| {
+            resolve(snapshot, neighbors, now, network, address, &unknown)
+        });
+        let verdict = match verdict {
+            nat::Verdict::New(pending) => {
+                let (to, target) = (pending.to(), pending.destination().address.to_ip());
+                let Some(network) = network_of(to.network).and_then(|n| self.snapshot.network(n)) else {
+                    return Verdict::Drop(DropReason::NoTarget);
+                };
+                if self.mac_inside(network, target).is_none() {
+                    return self.park(frame, Hop::Inside(network.id, target), from, Resume::Again);
+                }
+                self.state.nat.commit(self.now, &mut packet, pending)
+            }
+            known => known,
+        };
+        match verdict {
+            nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, original),
+            nat::Verdict::NotOurs => Verdict::Ignore,
+            nat::Verdict::Held => Verdict::Absorbed,
+            nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
+            nat::Verdict::Refuse(Refusal::NoTarget) => match unknown.take() {
+                Some(hop) => self.park(frame, hop, from, Resume::Again),
+                None => Verdict::Drop(DropReason::NoTarget),
+            },
+            nat::Verdict::Refuse(refusal) => {
+                self.complain(&packet, Complaint::Prohibited, from, sender);
+                Verdict::Drop(refused(refusal))
+            }
+            nat::Verdict::New(_) => Verdict::Drop(DropReason::Untranslatable),
+        }
+    }
+
+    /// A packet from outside to an address that is not the host's: an answer to a container of a network that does not
+    /// masquerade, or nothing to us.
+    fn inbound_routed(
+        &mut self,
+        frame: &mut Frame<'_>,
+        ifindex: u32,
+        original: Option<(Vec<u8>, Mac)>,
+    ) -> Verdict {
+        let offload = frame.offload();
+        let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
+            return Verdict::Ignore;
+        };
+        let destination = packet.destination().to_ip();
+        let Some(network) = self.snapshot.network_of(destination).filter(|n| !n.masquerade) else {
+            return Verdict::Ignore;
+        };
+        let Some((port, _)) = self.mac_inside(network, destination) else {
+            return Verdict::Drop(DropReason::NoNeighbor);
+        };
+        match self.state.nat.routed(self.now, &mut packet, Party::OUTSIDE, party(network, port)) {
+            nat::Verdict::Forward(forward) => {
+                self.deliver(frame, forward.to, Ingress::Uplink(ifindex), original)
+            }
+            nat::Verdict::Held => Verdict::Absorbed,
+            nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
+            // Networks are closed to who calls from outside, but for published ports.
+            nat::Verdict::New(_) | nat::Verdict::Refuse(_) | nat::Verdict::NotOurs => {
+                Verdict::Drop(DropReason::Filtered)
+            }
+        }
+    }
+
+    /// Takes a translated packet to the container that it is for.
+    fn deliver(
+        &mut self,
+        frame: &mut Frame<'_>,
+        to: Party,
+        from: Ingress,
+        original: Option<(Vec<u8>, Mac)>,
+    ) -> Verdict {
+        let found = network_of(to.network).and_then(|n| self.snapshot.network(n));
+        let (Some(network), Some(port)) = (found, port_of(to.owner).and_then(|p| self.snapshot.port(p)))
+        else {
+            return Verdict::Drop(DropReason::NoTarget);
+        };
+        if port.network != network.id {
+            return Verdict::Drop(DropReason::NoTarget);
+        }
+        let offload = frame.offload();
+        let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
+            return Verdict::Drop(DropReason::Malformed);
+        };
+        let complain = |ways: &mut Self, complaint| {
+            let Some((mut bytes, sender)) = original else { return };
+            // A quote that was cut does not parse as a whole packet: it is patched to say its own length.
+            if let Ok(packet) = parse_cut(&mut bytes) {
+                ways.complain(&packet, complaint, from, sender);
+            }
+        };
+        if packet.decrement_hop_limit().is_none() {
+            complain(self, Complaint::TimeExceeded);
+            return Verdict::Drop(DropReason::TtlExpired);
+        }
+        clamp_mss(&mut packet, network.mtu);
+        let fit = fit::fit(&packet, offload, network.mtu);
+        if fit == Fit::TooBig {
+            complain(self, Complaint::TooBig(network.mtu));
+            return Verdict::Drop(DropReason::TooBig);
+        }
+        let destination = packet.destination().to_ip();
+        match self.mac_inside(network, destination).filter(|(at, _)| *at == port.id) {
+            Some((_, mac)) => {
+                let verdict = Verdict::Forward(port.id);
+                self.dispatch(frame, fit, network.mtu, mac, network.gateway_mac, verdict, from)
+            }
+            None => self.park(frame, Hop::Inside(network.id, destination), from, Resume::Send),
+        }
+    }
+
+    /// The last step: makes a translated packet fit, addresses it, and sends along what had waited for it.
+    #[expect(clippy::too_many_arguments, reason = "one place for all ways")]
+    fn dispatch(
+        &mut self,
+        frame: &mut Frame<'_>,
+        fit: Fit,
+        mtu: u32,
+        to: Mac,
+        by: Mac,
+        verdict: Verdict,
+        from: Ingress,
+    ) -> Verdict {
+        frame.set_addresses(to, by);
+        match fit {
+            Fit::Fits | Fit::TooBig => {}
+            Fit::Segments(offload) => frame.set_offload(offload),
+            Fit::Fragments => {
+                let checksum = checksum_of(frame.offload());
+                if let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum) {
+                    packet.complete_checksum();
+                }
+                frame.set_offload(Offload::default());
+                let mut parts = fit::fragments(frame.bytes(), mtu).into_iter();
+                let Some(first) = parts.next().filter(|f| frame.resize(f.len())) else {
+                    return Verdict::Drop(DropReason::TooBig);
+                };
+                frame.bytes_mut().copy_from_slice(&first);
+                for part in parts {
+                    let frame = OwnedFrame::new(&part, Offload::default());
+                    self.extras.push(Extra { frame, from: None, verdict, network: NetworkId(0) });
+                }
+            }
+        }
+        while let Some((_, mut packet)) = self.state.nat.next_released() {
+            if let Ok(mut packet) = Packet::parse(&mut packet, Checksum::Complete) {
+                packet.decrement_hop_limit();
+            }
+            let bytes = [&frame.bytes()[..ETHERNET_HEADER], &packet].concat();
+            let frame = OwnedFrame::new(&bytes, Offload::default());
+            self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
+        }
+        verdict
+    }
+
+    /// Whether a container may send from an address: one of its network's, not the gateway's, not leased to another.
+    fn may_send(&self, port: &Port, network: &Network, source: IpAddr) -> bool {
+        network.contains(source)
+            && !network.gateways.iter().any(|g| g.address == source)
+            && self.snapshot.leases.get(&(network.id, source)).is_none_or(|owner| *owner == port.id)
+    }
+
+    /// The way to a destination outside; the error is what to tell the sender, if anything.
+    fn way_out(&self, destination: IpAddr) -> Result<Way<'a>, Option<Complaint>> {
+        let route = self.snapshot.routes.lookup(destination).ok_or(Some(Complaint::NoRoute))?;
+        self.way_by(route.action, destination)
+    }
+
+    fn way_by(&self, action: Action, destination: IpAddr) -> Result<Way<'a>, Option<Complaint>> {
+        let (ifindex, gateway, source, mtu) = match action {
+            Action::Forward { ifindex, gateway, source, mtu } => (ifindex, gateway, source, mtu),
+            Action::Blackhole => return Err(None),
+            Action::Unreachable => return Err(Some(Complaint::HostUnreachable)),
+            Action::Prohibit => return Err(Some(Complaint::Prohibited)),
+        };
+        let uplink = self.snapshot.uplink(ifindex).ok_or(Some(Complaint::NoRoute))?;
+        let broadcast = |a: &ipnet::IpNet| {
+            a.addr().is_ipv4() && a.prefix_len() < 31 && (a.broadcast() == destination || a.network() == destination)
+        };
+        if uplink.addresses.iter().any(broadcast) {
+            return Err(None);
+        }
+        let next_hop = gateway.unwrap_or(destination);
+        let near = if next_hop.is_ipv4() == destination.is_ipv4() { next_hop } else { destination };
+        let source = source.filter(|s| self.snapshot.host_addresses.contains(s));
+        let external = source.or_else(|| uplink.address_for(near));
+        Ok(Way { uplink, next_hop, external, mtu: mtu.unwrap_or(u32::MAX).min(uplink.mtu) })
+    }
+
+    /// The MAC of a next hop outside; asks for it again when it is old.
+    fn mac_outside(&mut self, hop: Hop) -> Option<Mac> {
+        match self.state.resolver.find(self.now, hop) {
+            Found::Known(mac, question) => {
+                if let Some(question) = question {
+                    self.ask(question);
+                }
+                Some(mac)
+            }
+            Found::Unknown => None,
+        }
+    }
+
+    /// The port and the MAC of a container. What was leased is believed at its own port only.
+    fn mac_inside(&self, network: &Network, address: IpAddr) -> Option<(PortId, Mac)> {
+        let neighbor = self.neighbors.get(network.id, address, self.now)?;
+        let lease = self.snapshot.leases.get(&(network.id, address));
+        let at_home = lease.is_none_or(|port| *port == neighbor.port);
+        (at_home && network.host_port != Some(neighbor.port)).then_some((neighbor.port, neighbor.mac))
+    }
+
+    fn park(&mut self, frame: &Frame<'_>, hop: Hop, from: Ingress, resume: Resume) -> Verdict {
+        match self.state.resolver.park(self.now, hop, from, resume, || frame.into()) {
+            Park::Waits(question) => {
+                if let Some(question) = question {
+                    self.ask(question);
+                }
+                Verdict::Absorbed
+            }
+            Park::Full => Verdict::Drop(DropReason::ParkedFull),
+        }
+    }
+
+    /// Asks for a MAC.
+    fn ask(&mut self, question: Question) {
+        let (frame, verdict, network) = match question.hop {
+            Hop::Outside(ifindex, target) => {
+                let Some(uplink) = self.snapshot.uplink(ifindex) else { return };
+                let link_local = || uplink.addresses.iter().map(ipnet::IpNet::addr).find(|a| a.is_ipv4() == target.is_ipv4());
+                let Some(address) = uplink.address_for(target).or_else(link_local) else { return };
+                let frame = ask::question(uplink.mac, address, target, question.known);
+                (frame, Verdict::Uplink(ifindex), NetworkId(0))
+            }
+            Hop::Inside(network, target) => {
+                let Some(network) = self.snapshot.network(network) else { return };
+                let Some(gateway) = network.gateway(target.is_ipv4()) else { return };
+                let frame = ask::question(network.gateway_mac, gateway, target, None);
+                let lease = self.snapshot.leases.get(&(network.id, target));
+                (frame, lease.map_or(Verdict::Flood, |port| Verdict::Forward(*port)), network.id)
+            }
+        };
+        self.extras.extend(frame.map(|frame| Extra { frame, from: None, verdict, network }));
+    }
+
+    /// A next hop says its MAC: what waited for it goes on.
+    pub(super) fn heard(&mut self, hop: Hop, mac: Mac) {
+        let parked = self.state.resolver.answered(self.now, hop, mac);
+        self.resume(hop, parked);
+    }
+
+    /// Lets frames that waited go on.
+    pub(super) fn resume(&mut self, hop: Hop, parked: Vec<Parked>) {
+        for Parked { mut frame, from, resume } in parked {
+            let verdict = match (resume, from) {
+                (Resume::Send, _) => self.send_on(&mut frame, hop),
+                (Resume::Again, Ingress::Uplink(ifindex)) => {
+                    self.inbound(&mut frame.frame(PortId(u32::MAX)), ifindex)
+                }
+                (Resume::Again, Ingress::Port(id)) => self.again(&mut frame, id),
+            };
+            if !matches!(verdict, Verdict::Absorbed | Verdict::Ignore) {
+                self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
+            }
+        }
+    }
+
+    fn again(&mut self, frame: &mut OwnedFrame, id: PortId) -> Verdict {
+        let Some(port) = self.snapshot.port(id) else { return Verdict::Drop(DropReason::PortDown) };
+        let Some(network) = self.snapshot.network(port.network) else {
+            return Verdict::Drop(DropReason::PortDown);
+        };
+        let mut frame = frame.frame(id);
+        if destination(&frame).is_some_and(|d| self.snapshot.host_addresses.contains(&d)) {
+            match self.to_host(&mut frame, port, network) {
+                Verdict::Next => {
+                    network.host_port.map_or(Verdict::Drop(DropReason::NoHostAccess), Verdict::Forward)
+                }
+                verdict => verdict,
+            }
+        } else {
+            self.outbound(&mut frame, port, network)
+        }
+    }
+
+    /// Sends a translated packet to the container that has just said its MAC.
+    fn send_on(&self, frame: &mut OwnedFrame, hop: Hop) -> Verdict {
+        let Hop::Inside(network, address) = hop else { return Verdict::Drop(DropReason::NoNeighbor) };
+        let Some(network) = self.snapshot.network(network) else {
+            return Verdict::Drop(DropReason::NoTarget);
+        };
+        let Some((port, mac)) = self.mac_inside(network, address) else {
+            return Verdict::Drop(DropReason::NoNeighbor);
+        };
+        frame.frame(port).set_addresses(mac, network.gateway_mac);
+        Verdict::Forward(port)
+    }
+
+    /// Asks again, gives up, and clears away what has expired.
+    pub(super) fn tick(&mut self) {
+        let (questions, given_up) = self.state.resolver.tick(self.now);
+        for question in questions {
+            self.ask(question);
+        }
+        for (_, Parked { mut frame, from, resume }) in given_up {
+            let mut reason = DropReason::NoNeighbor;
+            if resume == Resume::Again {
+                let mut view = frame.frame(PortId(u32::MAX));
+                let (sender, offload) = (view.src(), view.offload());
+                if let Ok(packet) = Packet::parse(view.payload_mut(), checksum_of(offload)) {
+                    if self.snapshot.host_addresses.contains(&packet.destination().to_ip()) {
+                        reason = DropReason::NoTarget;
+                        self.refuse(&packet, from, sender);
+                    } else {
+                        self.complain(&packet, Complaint::HostUnreachable, from, sender);
+                    }
+                }
+            }
+            let verdict = Verdict::Drop(reason);
+            self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
+        }
+    }
+
+    /// Tells a sender that nobody listens, in its protocol's way.
+    fn refuse(&mut self, packet: &Packet<'_>, to: Ingress, mac: Mac) {
+        if packet.transport() != Transport::Tcp {
+            self.complain(packet, Complaint::PortUnreachable, to, mac);
+        } else if self.state.limiter.may(self.now, to) {
+            if let Some(reset) = complain::reset(packet) {
+                self.send_own(&reset, to, mac);
+            }
+        }
+    }
+
+    /// Tells the sender of a packet, as it came, what is wrong with it.
+    fn complain(&mut self, packet: &Packet<'_>, complaint: Complaint, to: Ingress, mac: Mac) {
+        let source = match to {
+            Ingress::Port(id) => {
+                let network = self.snapshot.port(id).and_then(|p| self.snapshot.network(p.network));
+                network.and_then(|n| n.gateway(packet.is_v4()))
+            }
+            Ingress::Uplink(_) => Some(packet.destination().to_ip()),
+        };
+        let Some(source) = source else { return };
+        if !self.state.limiter.may(self.now, to) {
+            return;
+        }
+        if let Some(error) = complain::icmp(packet, complaint, source) {
+            self.send_own(&error, to, mac);
+        }
+    }
+
+    /// Sends a packet of the switch's own back to where another came from.
+    fn send_own(&mut self, packet: &[u8], to: Ingress, mac: Mac) {
+        let (by, verdict) = match to {
+            Ingress::Port(id) => {
+                let network = self.snapshot.port(id).and_then(|p| self.snapshot.network(p.network));
+                let Some(network) = network else { return };
+                (network.gateway_mac, Verdict::Forward(id))
+            }
+            Ingress::Uplink(ifindex) => {
+                let Some(uplink) = self.snapshot.uplink(ifindex) else { return };
+                (uplink.mac, Verdict::Uplink(ifindex))
+            }
+        };
+        let v4 = packet.first().is_some_and(|b| b >> 4 == 4);
+        let ethertype = if v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        let bytes = [&mac.0[..], &by.0, &ethertype.to_be_bytes(), packet].concat();
+        let frame = OwnedFrame::new(&bytes, Offload::default());
+        self.extras.push(Extra { frame, from: None, verdict, network: NetworkId(0) });
+    }
+}
+
+/// Whose an address is that a published port leads to; notes the next hop to ask for where that is not known.
+fn resolve(
+    snapshot: &Snapshot,
+    neighbors: &Neighbors,
+    now: Time,
+    network: nat::NetworkId,
+    address: Address,
+    unknown: &Cell<Option<Hop>>,
+) -> Option<OwnerId> {
+    let (network, address) = (network_of(network)?, address.to_ip());
+    if let Some(port) = snapshot.leases.get(&(network, address)) {
+        return Some(owner(*port));
+    }
+    let host = snapshot.network(network)?.host_port;
+    match neighbors.get(network, address, now).filter(|n| Some(n.port) != host) {
+        Some(neighbor) => Some(owner(neighbor.port)),
+        None => {
+            unknown.set(Some(Hop::Inside(network, address)));
+            None
+        }
+    }
+}
+
+/// A packet that was cut, its length fields set to what is there.
+fn parse_cut(bytes: &mut [u8]) -> Result<Packet<'_>, nat::packet::ParseError> {
+    let len = bytes.len();
+    let (at, value) = match bytes.first().map(|b| b >> 4) {
+        Some(4) => (2, len),
+        _ => (4, len.saturating_sub(40)),
+    };
+    if let (Some(field), Ok(value)) = (bytes.get_mut(at..at + 2), u16::try_from(value)) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
+    Packet::parse(bytes, Checksum::Complete)
+}
+
+/// Destination of an untagged IP frame.
+pub(super) fn destination(frame: &Frame<'_>) -> Option<IpAddr> {
+    let payload = frame.bytes().get(ETHERNET_HEADER..)?;
+    match (frame.ethertype(), payload.first()? >> 4) {
+        (ETHERTYPE_IPV4, 4) => {
+            let octets: [u8; 4] = payload.get(16..20)?.try_into().ok()?;
+            Some(Ipv4Addr::from(octets).into())
+        }
+        (ETHERTYPE_IPV6, 6) => {
+            let octets: [u8; 16] = payload.get(24..40)?.try_into().ok()?;
+            Some(Ipv6Addr::from(octets).into())
+        }
+        _ => None,
+    }
+}
+
+const fn checksum_of(offload: Offload) -> Checksum {
+    if offload.needs_csum() { Checksum::Partial } else { Checksum::Complete }
+}
+
+fn external(address: Option<IpAddr>) -> External {
+    match address {
+        Some(IpAddr::V4(v4)) => External { v4: Some(v4), v6: None },
+        Some(IpAddr::V6(v6)) => External { v4: None, v6: Some(v6) },
+        None => External::default(),
+    }
+}
+
+/// Lowers the segment size that a SYN offers to what fits `mtu`.
+fn clamp_mss(packet: &mut Packet<'_>, mtu: u32) {
+    let headers = if packet.is_v4() { 40 } else { 60 };
+    packet.clamp_mss(u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX));
+}
+
+const fn dropped(reason: nat::DropReason) -> DropReason {
+    match reason {
+        nat::DropReason::Clash => DropReason::Clash,
+        nat::DropReason::Filtered => DropReason::Filtered,
+        nat::DropReason::FragmentLimit | nat::DropReason::FragmentMismatch => DropReason::FragmentLimit,
+        nat::DropReason::IcmpChecksum | nat::DropReason::IcmpQuote | nat::DropReason::IcmpUnrelated => {
+            DropReason::IcmpUnrelated
+        }
+        nat::DropReason::NoConnection => DropReason::NoConnection,
+        nat::DropReason::SourceDenied => DropReason::SourceDenied,
+        nat::DropReason::Unsupported => DropReason::Untranslatable,
+    }
+}
+
+const fn refused(refusal: Refusal) -> DropReason {
+    match refusal {
+        Refusal::NoExternalAddress => DropReason::NoExternalAddress,
+        Refusal::NoTarget => DropReason::NoTarget,
+        Refusal::OwnerLimit | Refusal::TableFull => DropReason::ConnectionLimit,
+        Refusal::PortsExhausted => DropReason::PortsExhausted,
+        Refusal::RateLimit => DropReason::ConnectionRate,
+        Refusal::Stale => DropReason::NoConnection,
+    }
+}
