@@ -18,7 +18,7 @@ use super::events::Events;
 use super::keeper::Keeper;
 use super::links::{Conn, LinkError};
 use super::live::Live;
-use super::namespace::NETNS_DIR;
+use super::namespace::{self, NETNS_DIR};
 use super::plan::{Action, plan};
 use super::state::{StateError, Store};
 use crate::dataplane::Dataplane;
@@ -42,6 +42,8 @@ pub struct Daemon {
     /// Into the host's namespace.
     pub(super) host: Conn,
     pub(super) keeper: Keeper,
+    /// Where the keeper's socket is.
+    pub(super) runtime_dir: PathBuf,
     pub(super) dataplane: Dataplane,
     pub(super) events: Events,
 }
@@ -78,6 +80,18 @@ impl Daemon {
     /// Tells the workers what is there.
     pub(super) fn publish(&self) {
         self.dataplane.publish(self.live.snapshot(&self.desired));
+    }
+
+    /// Starts another keeper where it was killed.
+    pub(super) fn check_keeper(&mut self) {
+        if self.keeper.netns().is_ok() {
+            return;
+        }
+        tracing::warn!("the keeper is gone: TAP ports that are attached now end with this swd");
+        match namespace::start_keeper(&self.name, &self.runtime_dir, &self.switch_netns) {
+            Ok(keeper) => self.keeper = keeper,
+            Err(e) => tracing::error!("{e}"),
+        }
     }
 
     /// Makes `new` the desired state, or changes nothing.
@@ -148,12 +162,16 @@ impl Daemon {
     /// Refuses a subnet that the host reaches somewhere else.
     async fn check_routes(&self, spec: &NetworkSpec, how: &str) -> Result<(), Error> {
         let routes = self.host.routes().await?;
-        let all: Vec<IpNet> =
-            routes.iter().map(|r| r.destination).filter(|d| d.prefix_len() > 0 && !is_everywhere(d)).collect();
+        let all: Vec<IpNet> = routes
+            .iter()
+            .map(|r| r.destination)
+            .filter(|d| d.prefix_len() > 0 && !is_everywhere(d))
+            .collect();
         for subnet in &spec.subnets {
-            let Some(at) = routes.iter().find(|r| {
-                all.contains(&r.destination) && ctl::spec::overlap(&r.destination, subnet)
-            }) else {
+            let Some(at) = routes
+                .iter()
+                .find(|r| all.contains(&r.destination) && ctl::spec::overlap(&r.destination, subnet))
+            else {
                 continue;
             };
             let via = match at.interface {
@@ -285,7 +303,10 @@ impl Daemon {
                 self.live.network(name)
             }
         };
-        Ok(self.dataplane.fdb().flush(|n, p| port.is_none_or(|port| port == p) && network.is_none_or(|x| x == n)))
+        Ok(self
+            .dataplane
+            .fdb()
+            .flush(|n, p| port.is_none_or(|port| port == p) && network.is_none_or(|x| x == n)))
     }
 }
 
