@@ -40,7 +40,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// Says what is wrong with the command line: in one line where one value is, else with the usage.
 fn usage(error: &clap::Error) -> ExitCode {
-    if error.kind() == ErrorKind::ValueValidation {
+    if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         let text = error.render().to_string();
         eprintln!("{}", text.lines().next().unwrap_or_default());
         return ExitCode::from(USAGE);

@@ -323,7 +323,26 @@ impl Site {
         match way {
             Way::PortAdd => {
                 let host_end = format!("v-{name}");
-                veth((&host_end, &self.host), ("eth0", ns));
+                // The MAC follows from the address, so that a container which is made again is known to its neighbours.
+                let mac = address.split('.').fold("02:42".to_owned(), |mac, n| {
+                    format!("{mac}:{:02x}", n.parse::<u8>().expect("an IPv4 address"))
+                });
+                self.host.ip(&[
+                    "link",
+                    "add",
+                    &host_end,
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    "eth0",
+                    "address",
+                    &mac,
+                    "netns",
+                    ns.name(),
+                ]);
+                self.host.ip(&["link", "set", &host_end, "up"]);
+                ns.ip(&["link", "set", "eth0", "up"]);
                 ns.ip(&["addr", "add", &format!("{address}/16"), "dev", "eth0"]);
                 let gateway = self.row(&["network", "ls"], "name", network).expect("the network");
                 if let Some(gateway) = gateway["gateways"][0].as_str().filter(|g| g.contains('.')) {

@@ -134,7 +134,8 @@ fn what_was_asked_for_is_kept_over_a_removal_of_the_runtime_folder() {
     assert_eq!(n1["isolate_ports"], true);
     assert_eq!(site.port("c1")["state"], "missing");
     // The cable is made anew, as an init script would.
-    tests::netns::veth(("v-c1", &site.host), ("eth0", &c1.ns));
+    site.host.ip(&["link", "add", "v-c1", "type", "veth", "peer", "name", "eth0", "netns", c1.ns.name()]);
+    c1.ns.ip(&["link", "set", "eth0", "up"]);
     c1.ns.ip(&["addr", "add", "172.18.0.10/16", "dev", "eth0"]);
     wait_until("the port is up again", s(10), || site.port("c1")["state"] == "up");
     c1.ns.ping(GATEWAY);

@@ -108,17 +108,22 @@ for_each_port_kind! {
         let mut from = Raw::open(&c1.ns, "eth0");
         let to = Raw::open(&c2.ns, "eth0");
         let (m1, m2) = (mac(&c1.mac()), mac(&c2.mac()));
-        // One tag, with a priority; two tags (802.1ad); the tag 0 (priority only); and a full-sized frame.
-        let tags: [&[u8]; 3] = [&[0x81, 0, 0x20, 100], &[0x88, 0xa8, 0x0f, 0xa0, 0x81, 0, 0x60, 7], &[0x81, 0, 0xe0, 0]];
-        for (n, tag) in (1..).zip(tags) {
-            for payload in [vec![n; 46], vec![n | 0x80; 1498]] {
+        // One tag, with a priority; two tags (802.1ad); the tag 0 (priority only). Full-sized frames are as long as packet
+        // sockets let them be: a tag of the type 0x8100 comes on top of the MTU.
+        let tags: [(&[u8], usize); 3] = [
+            (&[0x81, 0, 0x20, 100], 1500),
+            (&[0x88, 0xa8, 0x0f, 0xa0, 0x81, 0, 0x60, 7], 1492),
+            (&[0x81, 0, 0xe0, 0], 1500),
+        ];
+        for (n, (tag, full)) in (1..).zip(tags) {
+            for payload in [vec![n; 46], vec![n | 0x80; full]] {
                 let frame = [&m2[..], &m1, tag, &[0x88, 0xb5], &payload].concat();
                 from.send(&frame);
                 to.expect(&format!("the frame with tag {tag:02x?} and {} bytes", payload.len()), |f| f.bytes == frame);
             }
         }
         // Broadcast with a tag, too: flooding is another path.
-        let frame = [&[0xff; 6][..], &m1, tags[0], &[0x88, 0xb5], &[0x55; 60]].concat();
+        let frame = [&[0xff; 6][..], &m1, tags[0].0, &[0x88, 0xb5], &[0x55; 60]].concat();
         from.send(&frame);
         to.expect("the broadcast frame with a tag", |f| f.bytes == frame);
     }

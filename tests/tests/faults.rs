@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::for_each_port_kind;
-use tests::netns::{Namespace, veth};
+use tests::netns::Namespace;
 use tests::process::{Background, binary, ms, s, wait_until};
 use tests::site::{Container, GATEWAY, Site, Way, heavy, quiet};
 
@@ -259,10 +259,14 @@ fn an_interface_that_is_made_again_comes_back() {
     let c1 = site.container("c1", Way::PortAdd, "172.18.0.10");
     let c2 = site.container("c2", Way::PortAdd, "172.18.0.20");
     c1.ping(&c2);
+    let mac = c2.mac();
     for _ in 0..3 {
         site.switch().ip(&["link", "del", "v-c2"]);
         wait_for_state(&site, "c2", "missing");
-        veth(("v-c2", &site.host), ("eth0", &c2.ns));
+        // Once it is there, it is swd's: nobody but swd sets it up.
+        let peer = ["peer", "name", "eth0", "address", &mac, "netns", c2.ns.name()];
+        site.host.ip(&[&["link", "add", "v-c2", "type", "veth"][..], &peer].concat());
+        c2.ns.ip(&["link", "set", "eth0", "up"]);
         c2.ns.ip(&["addr", "add", "172.18.0.20/16", "dev", "eth0"]);
         wait_for_state(&site, "c2", "up");
         answers_within(s(2), &c1.ns, "172.18.0.20").expect("it is back");

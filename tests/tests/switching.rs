@@ -39,7 +39,7 @@ impl Three {
             raw.clear();
         }
         // A broadcast behind it marks the end: frames keep their order.
-        let end = experiment(BROADCAST, NOBODY, b"the end");
+        let end = experiment(BROADCAST, [2, 0, 0, 0, 0xee, u8::try_from(from).expect("small")], b"the end");
         self.raw[from].send_all([frame, &end]);
         let others: Vec<_> = (0..3).filter(|n| *n != from).collect();
         for other in &others {
