@@ -336,6 +336,10 @@ impl Daemon {
         let mut usable = None;
         match (here, there) {
             (Some(here), Some(there)) if here.peer == Some(there.index) && here.is_veth() => usable = Some(here),
+            // Ours by its alias, but of a switch namespace that has ended: the kernel takes its time to clear away.
+            (None, Some(there)) if there.alias.as_deref() == Some(alias.as_str()) => {
+                self.host.delete(there.index).await.map_err(error())?;
+            }
             (_, Some(_)) => return Err(taken("the host")),
             // Half of a pair of ours, whose other end somebody moved away.
             (Some(here), None) if here.alias.as_deref() == Some(alias.as_str()) => {
@@ -381,6 +385,7 @@ impl Daemon {
         self.switch.enlist(link, alias).await?;
         if let Some(there) = self.host.link(host).await? {
             self.host.set_shape(there.index, network.mtu, Some(network.gateway_mac)).await?;
+            self.host.set_alias(there.index, alias).await?;
             self.host.set_up(there.index).await?;
             for (subnet, address) in &network.gateways {
                 add_address(&self.host, there.index, *subnet, *address).await?;

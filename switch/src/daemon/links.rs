@@ -294,6 +294,14 @@ impl Conn {
         self.set(index, "set the interface up".into(), |m| m.up()).await
     }
 
+    /// Sets an interface's alias.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_alias(&self, index: u32, alias: &str) -> Result<(), LinkError> {
+        self.set(index, "set the alias".into(), |m| m.alias(alias)).await
+    }
+
     /// Sets MTU and, where given, the MAC.
     ///
     /// # Errors

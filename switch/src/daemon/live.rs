@@ -122,8 +122,11 @@ impl Live {
 
     /// Takes a port out of the world. Its number stays taken until [`Live::free`].
     pub fn remove_port(&mut self, name: &str) -> Option<LivePort> {
-        self.set_link(name, None);
-        self.ports.remove(name)
+        let port = self.ports.remove(name)?;
+        if let Some(index) = port.link.as_ref().and_then(|l| l.index) {
+            self.by_index.remove(&index);
+        }
+        Some(port)
     }
 
     /// Frees a removed port's number.
@@ -222,7 +225,7 @@ mod tests {
         let a = live.add_port("a", "default", PortKind::Packet, link(10));
         let b = live.add_port("b", "default", PortKind::Packet, link(11));
         assert_eq!((a, b), (PortId(0), PortId(1)));
-        live.remove_port("a").unwrap();
+        assert_eq!(live.remove_port("a").unwrap().link, link(10), "what is to be taken down");
         assert_eq!(live.by_index(10), None);
         assert_eq!(live.add_port("a", "default", PortKind::Packet, link(10)), PortId(2), "0 may still be in use");
         live.free(a);

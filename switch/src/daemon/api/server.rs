@@ -19,9 +19,9 @@ use tokio::sync::Semaphore;
 use super::{Failure, Shared};
 
 /// Connections at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 512;
 /// How long a client may take to send a request's head, and to be silent between requests.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who may use the API besides root and the daemon's own user.
 #[derive(Clone, Copy, Debug)]
