@@ -74,6 +74,8 @@ drop_reasons! {
     NotRouted = "not-routed", "Sent to the gateway for an address that is not the host's, and swd has no route for it.";
     /// Addressed to a gateway without host access, for something that it does not answer.
     NoHostAccess = "no-host-access", "The network was made with --no-host-access: the gateway answers ARP, ND and ping only.";
+    /// A stage of the user's did not want it.
+    Unwanted = "unwanted", "A stage that was added to this swd dropped the frame. Ask whoever built it.";
     /// The egress port has no link.
     PortDown = "port-down", "The destination's interface is down or gone. See 'swctl port ls'.";
     /// The egress queue is full.

@@ -25,7 +25,9 @@ use crate::sys::tun;
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The host has an interface of the name that a host end wants.
-    #[error("cannot make the host's interface {ifname} of network {network}: {place} has an interface of that name; rename or delete it")]
+    #[error(
+        "cannot make the host's interface {ifname} of network {network}: {place} has an interface of that name; rename or delete it"
+    )]
     HostNameTaken {
         /// The host end.
         ifname: String,
@@ -41,7 +43,9 @@ pub enum ApplyError {
         ifname: String,
     },
     /// It is in another instance.
-    #[error("cannot add interface {ifname}: it is a port of instance {instance}; give it back there first ('swctl --socket …/{instance}.sock port rm')")]
+    #[error(
+        "cannot add interface {ifname}: it is a port of instance {instance}; give it back there first ('swctl --socket …/{instance}.sock port rm')"
+    )]
     OtherInstance {
         /// The interface.
         ifname: String,
@@ -49,19 +53,25 @@ pub enum ApplyError {
         instance: String,
     },
     /// The loopback device.
-    #[error("cannot add interface {ifname}: it is the loopback device; add the host end of a veth pair, or a TAP device")]
+    #[error(
+        "cannot add interface {ifname}: it is the loopback device; add the host end of a veth pair, or a TAP device"
+    )]
     Loopback {
         /// The interface.
         ifname: String,
     },
     /// The uplink.
-    #[error("cannot add interface {ifname}: it is the uplink, by which the host reaches the outside; start swd with another --uplink to use it as a port")]
+    #[error(
+        "cannot add interface {ifname}: it is the uplink, by which the host reaches the outside; start swd with another --uplink to use it as a port"
+    )]
     Uplink {
         /// The interface.
         ifname: String,
     },
     /// Enslaved.
-    #[error("cannot add interface {ifname}: it belongs to {controller}; release it first with 'ip link set {ifname} nomaster'")]
+    #[error(
+        "cannot add interface {ifname}: it belongs to {controller}; release it first with 'ip link set {ifname} nomaster'"
+    )]
     Enslaved {
         /// The interface.
         ifname: String,
@@ -69,7 +79,9 @@ pub enum ApplyError {
         controller: String,
     },
     /// The switch namespace has an interface of the name.
-    #[error("cannot add interface {ifname}: the switch namespace has an interface of that name, which is not a port; delete it with 'ip -n {instance} link del {ifname}', or rename yours")]
+    #[error(
+        "cannot add interface {ifname}: the switch namespace has an interface of that name, which is not a port; delete it with 'ip -n {instance} link del {ifname}', or rename yours"
+    )]
     NameTaken {
         /// The interface.
         ifname: String,
@@ -77,7 +89,9 @@ pub enum ApplyError {
         instance: String,
     },
     /// No such namespace.
-    #[error("cannot attach {port}: there is no network namespace {path} ({source}); 'ip netns' lists those with names")]
+    #[error(
+        "cannot attach {port}: there is no network namespace {path} ({source}); 'ip netns' lists those with names"
+    )]
     NoNamespace {
         /// The port.
         port: String,
@@ -97,7 +111,9 @@ pub enum ApplyError {
         what: &'static str,
     },
     /// The container has an interface of the name.
-    #[error("cannot attach {port}: the container has an interface {ifname} already; choose another name with --ifname")]
+    #[error(
+        "cannot attach {port}: the container has an interface {ifname} already; choose another name with --ifname"
+    )]
     ContainerNameTaken {
         /// The port.
         port: String,
@@ -105,7 +121,9 @@ pub enum ApplyError {
         ifname: String,
     },
     /// No TAP device.
-    #[error("cannot attach {port}: no TAP device ({source}); is the tun module loaded, and /dev/net/tun there?")]
+    #[error(
+        "cannot attach {port}: no TAP device ({source}); is the tun module loaded, and /dev/net/tun there?"
+    )]
     Tap {
         /// The port.
         port: String,
@@ -113,7 +131,9 @@ pub enum ApplyError {
         source: io::Error,
     },
     /// The subnet collides with one of the host's routes.
-    #[error("cannot add network {network}: subnet {subnet} overlaps the host's route {route}{via}; choose another, e.g. {free}{how}")]
+    #[error(
+        "cannot add network {network}: subnet {subnet} overlaps the host's route {route}{via}; choose another, e.g. {free}{how}"
+    )]
     Route {
         /// The network.
         network: String,
@@ -206,7 +226,8 @@ impl Daemon {
                 }
             }
             Action::AddStatic(s) => {
-                if let (Some(network), Some(port)) = (self.live.network(&s.network), self.live.port(&s.port)) {
+                if let (Some(network), Some(port)) = (self.live.network(&s.network), self.live.port(&s.port))
+                {
                     self.dataplane.fdb().set(network, s.mac, port.id, Kind::Static);
                 }
                 Ok(())
@@ -292,7 +313,11 @@ impl Daemon {
         }
         if let Some(port) = was {
             for address in port.addresses() {
-                self.events.tell("address-released", &address.addr().to_string(), format!("{address} was {name}'s"));
+                self.events.tell(
+                    "address-released",
+                    &address.addr().to_string(),
+                    format!("{address} was {name}'s"),
+                );
             }
             self.events.tell("port-removed", name, format!("port {name} left network {}", port.network));
         }
@@ -326,16 +351,24 @@ impl Daemon {
     }
 
     /// The pair of a network's host end: what is there is used, what is missing is made.
-    pub(super) async fn host_pair(&self, name: &str, host: &str, network: &Network) -> Result<Link, ApplyError> {
+    pub(super) async fn host_pair(
+        &self,
+        name: &str,
+        host: &str,
+        network: &Network,
+    ) -> Result<Link, ApplyError> {
         let error = || link_error(name);
         let ours = host_port_ifname(host);
         let alias = Mark::Host.alias(&self.name, host);
         let here = self.switch.link(&ours).await.map_err(error())?;
         let there = self.host.link(host).await.map_err(error())?;
-        let taken = |place| ApplyError::HostNameTaken { ifname: host.to_owned(), network: name.to_owned(), place };
+        let taken =
+            |place| ApplyError::HostNameTaken { ifname: host.to_owned(), network: name.to_owned(), place };
         let mut usable = None;
         match (here, there) {
-            (Some(here), Some(there)) if here.peer == Some(there.index) && here.is_veth() => usable = Some(here),
+            (Some(here), Some(there)) if here.peer == Some(there.index) && here.is_veth() => {
+                usable = Some(here)
+            }
             // Ours by its alias, but of a switch namespace that has ended: the kernel takes its time to clear away.
             (None, Some(there)) if there.alias.as_deref() == Some(alias.as_str()) => {
                 self.host.delete(there.index).await.map_err(error())?;
@@ -397,7 +430,11 @@ impl Daemon {
     async fn set_up_added(&mut self, name: &str, port: &Port) -> Result<(), ApplyError> {
         let link = self.take_from_host(name, port).await?;
         self.live.add_port(name, &port.network, PortKind::Packet, Some(LiveLink::from(&link)));
-        self.events.tell("port-added", name, format!("port {name} ({}) in network {}", port.ifname, port.network));
+        self.events.tell(
+            "port-added",
+            name,
+            format!("port {name} ({}) in network {}", port.ifname, port.network),
+        );
         Ok(())
     }
 
@@ -482,7 +519,11 @@ impl Daemon {
         for address in port.addresses() {
             self.events.tell("address-leased", &address.addr().to_string(), format!("{address} is {name}'s"));
         }
-        self.events.tell("port-added", name, format!("port {name} ({}) in network {}", port.ifname, port.network));
+        self.events.tell(
+            "port-added",
+            name,
+            format!("port {name} ({}) in network {}", port.ifname, port.network),
+        );
     }
 
     async fn make_veth(
@@ -586,9 +627,7 @@ pub(super) fn tap_link(a: &Attachment, mtu: u32) -> LiveLink {
 async fn check_free(name: &str, conn: &Conn, ifname: &str) -> Result<(), ApplyError> {
     match conn.link(ifname).await.map_err(link_error(name))? {
         None => Ok(()),
-        Some(_) => {
-            Err(ApplyError::ContainerNameTaken { port: name.to_owned(), ifname: ifname.to_owned() })
-        }
+        Some(_) => Err(ApplyError::ContainerNameTaken { port: name.to_owned(), ifname: ifname.to_owned() }),
     }
 }
 
@@ -597,7 +636,9 @@ async fn add_address(conn: &Conn, index: u32, subnet: IpNet, address: IpAddr) ->
     let Ok(with_prefix) = IpNet::new(address, subnet.prefix_len()) else { return Ok(false) };
     match conn.add_address(index, with_prefix).await {
         Ok(()) => Ok(true),
-        Err(e) if address.is_ipv6() && matches!(e.errno(), Some(libc::EACCES | libc::EOPNOTSUPP)) => Ok(false),
+        Err(e) if address.is_ipv6() && matches!(e.errno(), Some(libc::EACCES | libc::EOPNOTSUPP)) => {
+            Ok(false)
+        }
         Err(e) => Err(e),
     }
 }

@@ -148,12 +148,16 @@ impl Daemon {
     /// Refuses a subnet that the host reaches somewhere else.
     async fn check_routes(&self, spec: &NetworkSpec, how: &str) -> Result<(), Error> {
         let routes = self.host.routes().await?;
-        let all: Vec<IpNet> =
-            routes.iter().map(|r| r.destination).filter(|d| d.prefix_len() > 0 && !is_everywhere(d)).collect();
+        let all: Vec<IpNet> = routes
+            .iter()
+            .map(|r| r.destination)
+            .filter(|d| d.prefix_len() > 0 && !is_everywhere(d))
+            .collect();
         for subnet in &spec.subnets {
-            let Some(at) = routes.iter().find(|r| {
-                all.contains(&r.destination) && ctl::spec::overlap(&r.destination, subnet)
-            }) else {
+            let Some(at) = routes
+                .iter()
+                .find(|r| all.contains(&r.destination) && ctl::spec::overlap(&r.destination, subnet))
+            else {
                 continue;
             };
             let via = match at.interface {
@@ -285,7 +289,10 @@ impl Daemon {
                 self.live.network(name)
             }
         };
-        Ok(self.dataplane.fdb().flush(|n, p| port.is_none_or(|port| port == p) && network.is_none_or(|x| x == n)))
+        Ok(self
+            .dataplane
+            .fdb()
+            .flush(|n, p| port.is_none_or(|port| port == p) && network.is_none_or(|x| x == n)))
     }
 }
 

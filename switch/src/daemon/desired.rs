@@ -139,7 +139,9 @@ pub enum EditError {
         source: SpecError,
     },
     /// The name is taken.
-    #[error("cannot add {what} {name}: there is one of that name already; choose another name, or remove it with 'swctl {remove}'")]
+    #[error(
+        "cannot add {what} {name}: there is one of that name already; choose another name, or remove it with 'swctl {remove}'"
+    )]
     Exists {
         /// `network` or `port`.
         what: &'static str,
@@ -159,7 +161,9 @@ pub enum EditError {
         network: String,
     },
     /// Subnets overlap.
-    #[error("cannot add network {name}: subnet {subnet} overlaps network {other} ({theirs}); choose another, e.g. {free}")]
+    #[error(
+        "cannot add network {name}: subnet {subnet} overlaps network {other} ({theirs}); choose another, e.g. {free}"
+    )]
     Overlap {
         /// The new network.
         name: String,
@@ -173,7 +177,9 @@ pub enum EditError {
         free: IpNet,
     },
     /// The network still has ports.
-    #[error("cannot remove network {name}: it has ports ({ports}); remove them first with 'swctl port rm' or 'swctl detach'")]
+    #[error(
+        "cannot remove network {name}: it has ports ({ports}); remove them first with 'swctl port rm' or 'swctl detach'"
+    )]
     InUse {
         /// The network.
         name: String,
@@ -191,7 +197,9 @@ pub enum EditError {
         hint: String,
     },
     /// A host end cannot be removed by itself.
-    #[error("port {port} is the host end of network {network}; it goes with its network ('swctl network rm {network}')")]
+    #[error(
+        "port {port} is the host end of network {network}; it goes with its network ('swctl network rm {network}')"
+    )]
     HostEnd {
         /// The port.
         port: String,
@@ -244,7 +252,9 @@ impl EditError {
         match self {
             Self::NotFound { .. } => Class::NotFound,
             Self::Spec { .. } | Self::Mac { .. } => Class::Invalid,
-            Self::Address { why, .. } if why.starts_with("is outside") || why.starts_with("is the") => Class::Invalid,
+            Self::Address { why, .. } if why.starts_with("is outside") || why.starts_with("is the") => {
+                Class::Invalid
+            }
             _ => Class::Conflict,
         }
     }
@@ -463,14 +473,8 @@ impl Desired {
                 }
             }
         }
-        let attachment = Attachment {
-            netns: path,
-            netns_id: (id.dev, id.ino),
-            ifname,
-            mac,
-            addresses,
-            tap: spec.tap,
-        };
+        let attachment =
+            Attachment { netns: path, netns_id: (id.dev, id.ino), ifname, mac, addresses, tap: spec.tap };
         let port = Port {
             network: network_name.to_owned(),
             ifname: host_side,
@@ -489,7 +493,9 @@ impl Desired {
 
     fn check_mac(&self, network: &str, text: &str) -> Result<Mac, EditError> {
         let fail = |why: &str| EditError::Mac { mac: short(text), why: why.to_owned() };
-        let mac: Mac = text.parse().map_err(|_| fail("six hex bytes with colons are wanted, as in 02:00:00:00:00:0a"))?;
+        let mac: Mac = text
+            .parse()
+            .map_err(|_| fail("six hex bytes with colons are wanted, as in 02:00:00:00:00:0a"))?;
         if mac.is_multicast() {
             return Err(fail("it is a multicast address; the first byte must be even"));
         }
@@ -524,7 +530,11 @@ impl Desired {
         match self.port(name)?.origin {
             Origin::Attached(_) => self.forget(name),
             Origin::Added => {
-                return Err(EditError::OtherKind { port: name.to_owned(), made: "port add", remove: "port rm" });
+                return Err(EditError::OtherKind {
+                    port: name.to_owned(),
+                    made: "port add",
+                    remove: "port rm",
+                });
             }
         }
         Ok(())
@@ -662,10 +672,15 @@ fn choose(
             return Err(fail(*address, format!("is the network or broadcast address of {subnet}")));
         }
         if wanted.iter().filter(|w| subnet.contains(*w)).count() > 1 {
-            return Err(fail(*address, format!("is the second one wanted in {subnet}; give one of each family")));
+            return Err(fail(
+                *address,
+                format!("is the second one wanted in {subnet}; give one of each family"),
+            ));
         }
         if leased.contains(address) {
-            let why = format!("is leased to another container of network {network_name} ('swctl port ls' shows which)");
+            let why = format!(
+                "is leased to another container of network {network_name} ('swctl port ls' shows which)"
+            );
             return Err(fail(*address, why));
         }
     }

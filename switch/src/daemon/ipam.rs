@@ -14,7 +14,9 @@ const MAX_SEARCH: u128 = 1 << 20;
 
 /// Why there is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no free address in {subnet}: {leased} leased, {seen} more seen in use on the wire; detach a container or use a larger subnet")]
+#[error(
+    "no free address in {subnet}: {leased} leased, {seen} more seen in use on the wire; detach a container or use a larger subnet"
+)]
 pub struct Exhausted {
     /// The subnet.
     pub subnet: IpNet,

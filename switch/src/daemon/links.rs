@@ -380,12 +380,14 @@ impl Conn {
     /// When the kernel refuses.
     pub async fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<(), LinkError> {
         let message = match gateway {
-            IpAddr::V4(gateway) => {
-                RouteMessageBuilder::<std::net::Ipv4Addr>::new().output_interface(index).gateway(gateway).build()
-            }
-            IpAddr::V6(gateway) => {
-                RouteMessageBuilder::<std::net::Ipv6Addr>::new().output_interface(index).gateway(gateway).build()
-            }
+            IpAddr::V4(gateway) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .output_interface(index)
+                .gateway(gateway)
+                .build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .output_interface(index)
+                .gateway(gateway)
+                .build(),
         };
         // Not `route().add()`: its flags replace, and a container that has a default route keeps it.
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
@@ -547,9 +549,13 @@ impl Watch {
     /// The next change; never returns when the kernel closed the connection. May be cancelled without loss.
     pub async fn next(&mut self) -> Notice {
         loop {
-            let Some((message, _)) = self.messages.0.next().await else { return std::future::pending().await };
+            let Some((message, _)) = self.messages.0.next().await else {
+                return std::future::pending().await;
+            };
             match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m)) => return Notice::Link(Link::of(&m)),
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m)) => {
+                    return Notice::Link(Link::of(&m));
+                }
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(m)) => {
                     return Notice::Gone(m.header.index);
                 }

@@ -113,8 +113,7 @@ impl Live {
         }
         let id = PortId(free);
         self.names.insert(id, name.to_owned());
-        let port =
-            LivePort { id, network: network.to_owned(), kind, link: None, counters: Arc::default() };
+        let port = LivePort { id, network: network.to_owned(), kind, link: None, counters: Arc::default() };
         self.ports.insert(name.to_owned(), port);
         self.set_link(name, link);
         id
@@ -227,7 +226,11 @@ mod tests {
         assert_eq!((a, b), (PortId(0), PortId(1)));
         assert_eq!(live.remove_port("a").unwrap().link, link(10), "what is to be taken down");
         assert_eq!(live.by_index(10), None);
-        assert_eq!(live.add_port("a", "default", PortKind::Packet, link(10)), PortId(2), "0 may still be in use");
+        assert_eq!(
+            live.add_port("a", "default", PortKind::Packet, link(10)),
+            PortId(2),
+            "0 may still be in use"
+        );
         live.free(a);
         assert_eq!(live.add_port("c", "default", PortKind::Packet, None), PortId(0));
         assert_eq!(live.port_name(PortId(2)), Some("a"));

@@ -24,7 +24,9 @@ pub enum NamespaceError {
         source: io::Error,
     },
     /// It is the host's.
-    #[error("{0} is the namespace that swd runs in, so it cannot be the switch namespace; choose another --name")]
+    #[error(
+        "{0} is the namespace that swd runs in, so it cannot be the switch namespace; choose another --name"
+    )]
     IsHost(PathBuf),
     /// No keeper.
     #[error("cannot start the process that keeps the switch namespace ({path}): {source}")]

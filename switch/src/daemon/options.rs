@@ -48,7 +48,8 @@ mod tests {
         let o = Options::try_parse_from(["swd"]).unwrap();
         assert_eq!((o.name.as_str(), o.uplink, o.workers), ("swd", None, None));
         assert_eq!(o.runtime_dir, PathBuf::from("/run/swd"));
-        let o = Options::try_parse_from(["swd", "--uplink", "none", "--workers", "2", "--name", "x"]).unwrap();
+        let o =
+            Options::try_parse_from(["swd", "--uplink", "none", "--workers", "2", "--name", "x"]).unwrap();
         assert_eq!((o.name.as_str(), o.uplink, o.workers), ("x", Some(Uplink::None), Some(2)));
         for bad in [&["--workers", "0"][..], &["--uplink", "a/b"], &["--nope"]] {
             assert!(Options::try_parse_from([&["swd"], bad].concat()).is_err(), "{bad:?}");

@@ -107,7 +107,8 @@ mod tests {
         let none = Desired::default();
         let one = with(&[("a", "10.0.0.0/24")], &[("p", "a")], &[(mac, "p")]);
         let other_subnet = with(&[("a", "10.0.9.0/24")], &[("p", "a")], &[(mac, "p")]);
-        let two = with(&[("a", "10.0.0.0/24"), ("b", "10.0.1.0/24")], &[("p", "a"), ("q", "b")], &[(mac, "p")]);
+        let two =
+            with(&[("a", "10.0.0.0/24"), ("b", "10.0.1.0/24")], &[("p", "a"), ("q", "b")], &[(mac, "p")]);
         let moved = with(&[("a", "10.0.0.0/24"), ("b", "10.0.1.0/24")], &[("p", "b"), ("q", "b")], &[]);
         let mut leased = one.clone();
         leased.networks.get_mut("a").unwrap().last_lease = vec![Some("10.0.0.9".parse().unwrap())];

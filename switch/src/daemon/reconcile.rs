@@ -71,7 +71,10 @@ impl Daemon {
             let wanted = match mark {
                 Mark::Host => self.desired.host_end(port).is_some(),
                 Mark::Port | Mark::Attached => self.desired.ports.get(port).is_some_and(|p| {
-                    matches!((&p.origin, mark), (Origin::Added, Mark::Port) | (Origin::Attached(_), Mark::Attached))
+                    matches!(
+                        (&p.origin, mark),
+                        (Origin::Added, Mark::Port) | (Origin::Attached(_), Mark::Attached)
+                    )
                 }),
             };
             if wanted {
@@ -102,7 +105,9 @@ impl Daemon {
                     self.bring_back(&name, &port, by_port.remove(&name)).await;
                     true
                 }
-                Origin::Attached(a) if a.tap => self.bring_back_tap(&name, &port, a, queues.remove(&name)).await,
+                Origin::Attached(a) if a.tap => {
+                    self.bring_back_tap(&name, &port, a, queues.remove(&name)).await
+                }
                 Origin::Attached(_) => self.bring_back_veth(&name, &port, by_port.remove(&name)).await,
             };
             if !back {
@@ -150,7 +155,11 @@ impl Daemon {
         if let Some(link) = &found {
             self.note_name(name, &link.name);
         } else {
-            self.events.tell("port-missing", name, format!("port {name} waits for interface {}", port.ifname));
+            self.events.tell(
+                "port-missing",
+                name,
+                format!("port {name} waits for interface {}", port.ifname),
+            );
         }
         self.live.add_port(name, &port.network, PortKind::Packet, found.as_ref().map(LiveLink::from));
     }
@@ -360,7 +369,8 @@ impl Daemon {
             }
             DataEvent::FdbFull { port } => {
                 let name = name(port);
-                let message = format!("port {name} has as many MAC addresses as it may; more are not learned");
+                let message =
+                    format!("port {name} has as many MAC addresses as it may; more are not learned");
                 self.events.tell("fdb-full", &name, message);
             }
         }

@@ -64,7 +64,9 @@ pub enum StartupError {
         source: io::Error,
     },
     /// The uplink.
-    #[error("the uplink {0} is not there; 'ip link' lists the host's interfaces, and --uplink none does without")]
+    #[error(
+        "the uplink {0} is not there; 'ip link' lists the host's interfaces, and --uplink none does without"
+    )]
     NoUplink(String),
     /// The switch namespace.
     #[error(transparent)]
@@ -281,7 +283,9 @@ mod tests {
         let pid = std::process::id();
         assert_eq!(
             said,
-            format!("an instance named swd runs already (pid {pid}); stop it, or start this one with another --name")
+            format!(
+                "an instance named swd runs already (pid {pid}); stop it, or start this one with another --name"
+            )
         );
         lock(folder.path(), "other").unwrap();
         drop(first);

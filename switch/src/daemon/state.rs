@@ -32,7 +32,9 @@ pub enum StateError {
         source: io::Error,
     },
     /// Not what was written.
-    #[error("the state file {path} is damaged ({source}); restore it from a backup, or move it away to start with no networks and ports")]
+    #[error(
+        "the state file {path} is damaged ({source}); restore it from a backup, or move it away to start with no networks and ports"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -40,7 +42,9 @@ pub enum StateError {
         source: serde_json::Error,
     },
     /// Written by a newer daemon.
-    #[error("the state file {path} has format {version}, and this swd knows {VERSION} only; start the newer swd that wrote it, or move the file away")]
+    #[error(
+        "the state file {path} has format {version}, and this swd knows {VERSION} only; start the newer swd that wrote it, or move the file away"
+    )]
     Newer {
         /// The file.
         path: PathBuf,

@@ -183,7 +183,11 @@ fn missing_from(effective: u64) -> Option<String> {
         needed.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect();
     let s = if missing.len() == 1 { "y" } else { "ies" };
     (!missing.is_empty()).then(|| {
-        format!("the capabilit{s} {} {} missing; start swd as root", missing.join(", "), if s == "y" { "is" } else { "are" })
+        format!(
+            "the capabilit{s} {} {} missing; start swd as root",
+            missing.join(", "),
+            if s == "y" { "is" } else { "are" }
+        )
     })
 }
 

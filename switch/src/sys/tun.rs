@@ -28,15 +28,8 @@ mod ioctl {
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
     );
-    nix::ioctl_read_bad!(
-        get_iff,
-        nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()),
-        libc::ifreq
-    );
-    nix::ioctl_write_int_bad!(
-        set_offload,
-        nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>())
-    );
+    nix::ioctl_read_bad!(get_iff, nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()), libc::ifreq);
+    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
     nix::ioctl_write_ptr_bad!(
         set_vnet_header,
         nix::request_code_write!(b'T', 216, size_of::<libc::c_int>()),

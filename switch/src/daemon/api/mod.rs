@@ -122,9 +122,15 @@ async fn change<T: Send + 'static>(
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
     let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), MAX_BODY)).await;
     let body = body
-        .map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid", "the request's body did not come in 10 s"))?
         .map_err(|_| {
-            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid", "the request's body is cut off or longer than 64 KiB")
+            Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid", "the request's body did not come in 10 s")
+        })?
+        .map_err(|_| {
+            Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "invalid",
+                "the request's body is cut off or longer than 64 KiB",
+            )
         })?;
     let body: &[u8] = if body.is_empty() { b"null" } else { &body };
     serde_json::from_slice(body).map_err(|e| Failure::invalid(format!("cannot read the request: {e}")))
@@ -164,7 +170,10 @@ async fn network_add(
 
 #[utoipa::path(delete, path = "/v1/networks/{name}", params(("name" = String, Path)),
     responses((status = 204), (status = 404, body = api::Problem), (status = 409, body = api::Problem)))]
-async fn network_remove(State(daemon): State<Shared>, Path(name): Path<String>) -> Result<StatusCode, Failure> {
+async fn network_remove(
+    State(daemon): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Failure> {
     change(&daemon, move |d| Box::pin(async move { d.remove_network(&name).await })).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -243,7 +252,8 @@ async fn fdb_add(
     request: Request,
 ) -> Result<(StatusCode, Json<api::FdbEntry>), Failure> {
     let spec: api::FdbSpec = read(request).await?;
-    let made = change(&daemon, move |d| Box::pin(async move { d.add_static(&spec.mac, &spec.port).await })).await?;
+    let made =
+        change(&daemon, move |d| Box::pin(async move { d.add_static(&spec.mac, &spec.port).await })).await?;
     let entry = api::FdbEntry {
         mac: made.mac.to_string(),
         port: Some(made.port),
@@ -298,10 +308,29 @@ async fn events(State(daemon): State<Shared>) -> Response {
 /// The API's description.
 #[derive(Debug, OpenApi)]
 #[openapi(
-    info(title = "swd", description = "A virtual Ethernet switch and NAT router that is an ordinary process."),
+    info(
+        title = "swd",
+        description = "A virtual Ethernet switch and NAT router that is an ordinary process."
+    ),
     paths(
-        status, networks, network, network_add, network_remove, ports, port, port_add, port_remove, stats, attach,
-        detach, fdb, fdb_add, fdb_remove, fdb_flush, drops, events
+        status,
+        networks,
+        network,
+        network_add,
+        network_remove,
+        ports,
+        port,
+        port_add,
+        port_remove,
+        stats,
+        attach,
+        detach,
+        fdb,
+        fdb_add,
+        fdb_remove,
+        fdb_flush,
+        drops,
+        events
     )
 )]
 struct Description;
@@ -338,9 +367,13 @@ mod tests {
     #[test]
     fn the_description_names_every_route() {
         let text = serde_json::to_string(&Description::openapi()).unwrap();
-        for path in
-            ["/v1/status", "/v1/networks/{name}", "/v1/attach/{name}", "/v1/fdb/{network}/{mac}", "/v1/events"]
-        {
+        for path in [
+            "/v1/status",
+            "/v1/networks/{name}",
+            "/v1/attach/{name}",
+            "/v1/fdb/{network}/{mac}",
+            "/v1/events",
+        ] {
             assert!(text.contains(&format!("\"{path}\"")), "{path}");
         }
         assert!(text.contains("\"NetworkSpec\"") && text.contains("\"Problem\""));

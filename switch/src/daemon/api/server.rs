@@ -33,7 +33,9 @@ pub(in super::super) struct Access {
 #[derive(Debug, thiserror::Error)]
 pub(in super::super) enum ServerError {
     /// The group is not known.
-    #[error("cannot give group '{0}' access to the API: there is no such group; create it with 'groupadd', or correct api.group in the configuration")]
+    #[error(
+        "cannot give group '{0}' access to the API: there is no such group; create it with 'groupadd', or correct api.group in the configuration"
+    )]
     NoGroup(String),
     /// No socket.
     #[error("cannot listen on {path}: {source}")]
@@ -77,7 +79,8 @@ impl Access {
 /// # Errors
 /// When there is no socket to be had.
 pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Result<(), ServerError> {
-    let listener = listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
+    let listener =
+        listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
     let router = super::router(daemon);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     tokio::spawn(async move {

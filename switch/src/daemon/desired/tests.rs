@@ -161,7 +161,10 @@ fn an_exhausted_pool_says_so() {
     d.add_network("swd", &network("default", &["10.0.0.0/30"]), |_| false).unwrap();
     attach(&mut d, &container("a")).unwrap();
     let said = attach(&mut d, &container("b")).unwrap_err().to_string();
-    assert!(said.starts_with("cannot attach b to network default: no free address in 10.0.0.0/30: 1 leased"), "{said}");
+    assert!(
+        said.starts_with("cannot attach b to network default: no free address in 10.0.0.0/30: 1 leased"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -174,7 +177,9 @@ fn interface_names_are_short_and_unique() {
     }
     let names: HashSet<&str> = d.ports.values().map(|p| p.ifname.as_str()).collect();
     assert_eq!(names.len(), 300);
-    assert!(names.iter().all(|n| spec::check_ifname(n).is_ok() && n.starts_with("a-ra-") && n.ends_with(".p")));
+    assert!(
+        names.iter().all(|n| spec::check_ifname(n).is_ok() && n.starts_with("a-ra-") && n.ends_with(".p"))
+    );
 }
 
 #[test]
