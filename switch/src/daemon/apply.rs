@@ -586,6 +586,7 @@ impl Daemon {
         conn: &Conn,
     ) -> Result<(), ApplyError> {
         check_free(name, conn, &a.ifname).await?;
+        self.check_keeper();
         let tap = |source| ApplyError::Tap { port: name.to_owned(), source };
         let mtu = self.desired.networks.get(&port.network).map_or(1500, |n| n.mtu);
         let [.., b, c, d, e] = Mac::from_seed(name.as_bytes()).0;

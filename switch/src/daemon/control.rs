@@ -18,7 +18,7 @@ use super::events::Events;
 use super::keeper::Keeper;
 use super::links::{Conn, LinkError};
 use super::live::Live;
-use super::namespace::NETNS_DIR;
+use super::namespace::{self, NETNS_DIR};
 use super::plan::{Action, plan};
 use super::state::{StateError, Store};
 use crate::dataplane::Dataplane;
@@ -42,6 +42,8 @@ pub struct Daemon {
     /// Into the host's namespace.
     pub(super) host: Conn,
     pub(super) keeper: Keeper,
+    /// Where the keeper's socket is.
+    pub(super) runtime_dir: PathBuf,
     pub(super) dataplane: Dataplane,
     pub(super) events: Events,
 }
@@ -78,6 +80,18 @@ impl Daemon {
     /// Tells the workers what is there.
     pub(super) fn publish(&self) {
         self.dataplane.publish(self.live.snapshot(&self.desired));
+    }
+
+    /// Starts another keeper where it was killed.
+    pub(super) fn check_keeper(&mut self) {
+        if self.keeper.netns().is_ok() {
+            return;
+        }
+        tracing::warn!("the keeper is gone: TAP ports that are attached now end with this swd");
+        match namespace::start_keeper(&self.name, &self.runtime_dir, &self.switch_netns) {
+            Ok(keeper) => self.keeper = keeper,
+            Err(e) => tracing::error!("{e}"),
+        }
     }
 
     /// Makes `new` the desired state, or changes nothing.

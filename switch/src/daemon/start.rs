@@ -22,11 +22,12 @@ use super::links::{Conn, LinkError, Watch, default_interface};
 use super::live::Live;
 use super::namespace::{self, NamespaceError};
 use super::options::{Internal, Options};
-use super::reconcile::Heard;
+use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
 use super::{api, keeper, view};
 use crate::dataplane::{self, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
+use crate::sys::heap;
 use crate::sys::netns::NetNs;
 use crate::worker;
 
@@ -155,7 +156,8 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
     let host_netns = NetNs::current()?;
     let host = Conn::here()?;
     let uplink = find_uplink(options.uplink.as_ref().unwrap_or(&config.uplink), &host).await?;
-    let (switch_netns, keeper) = namespace::open(&options.name, folder, &host_netns)?;
+    let place = namespace::open(&options.name, folder, &host_netns)?;
+    let switch_netns = place.netns;
     let switch = Conn::within(&switch_netns)?;
     // Watching begins before looking, so that nothing falls in between.
     let mut host_watch = Watch::here()?;
@@ -181,16 +183,19 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
         host_netns,
         switch,
         host,
-        keeper,
+        keeper: place.keeper,
+        runtime_dir: folder.clone(),
         dataplane,
         events: Events::default(),
     };
-    daemon.reconcile().await?;
+    let lost = Lost { pairs: place.netns_is_new, queues: place.keeper_is_new };
+    daemon.reconcile(lost).await?;
     daemon.add_configured(config, saved.is_none()).await?;
 
     let daemon = Arc::new(Mutex::new(daemon));
     let socket = folder.join(format!("{}.sock", options.name));
     api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    heap::trim();
     announce()?;
 
     let mut sweep = interval(SWEEP);
@@ -214,7 +219,11 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
                 }
             }
             Some(event) = data_events.recv() => daemon.lock().await.data_event(event).await,
-            _ = sweep.tick() => daemon.lock().await.dataplane.fdb().sweep(worker::now()),
+            _ = sweep.tick() => {
+                let mut daemon = daemon.lock().await;
+                daemon.dataplane.fdb().sweep(worker::now());
+                daemon.check_keeper();
+            }
         }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

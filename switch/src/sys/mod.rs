@@ -4,6 +4,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "constants and sizes of C structs, all small")]
 
 pub mod fds;
+pub mod heap;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;
