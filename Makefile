@@ -2,8 +2,10 @@
 
 CARGO ?= cargo
 # The tests make network namespaces: they run as root, the build does not have to.
-SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$$PATH",)
-RUNNER := $(if $(SUDO),--config 'target."cfg(unix)".runner = ["sudo", "-E"]',)
+ifneq ($(shell id -u),0)
+SUDO := sudo -E env "PATH=$$PATH"
+RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
+endif
 
 .PHONY: build demo test fmt lint doc clean install-deps
 
