@@ -15,9 +15,10 @@ build: install-deps
 demo: build
 	$(SUDO) tests/demo.sh
 
-# The tests run the binaries of the same profile: those are built first. More threads than cores, because tests mostly wait.
+# The tests run the binaries of the same profile: those are built first, together with the tests, so that nothing is built
+# twice. More threads than cores, because tests mostly wait.
 test: install-deps
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --tests
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace --no-fail-fast $(RUNNER)
 
 fmt:
