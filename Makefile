@@ -2,8 +2,10 @@
 
 CARGO ?= cargo
 # The tests make network namespaces: they run as root, the build does not have to.
-SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$$PATH",)
-RUNNER := $(if $(SUDO),--config 'target."cfg(unix)".runner = ["sudo", "-E"]',)
+ifneq ($(shell id -u),0)
+SUDO := sudo -E env "PATH=$$PATH"
+RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
+endif
 
 .PHONY: build demo test fmt lint doc clean install-deps
 
@@ -13,9 +15,10 @@ build: install-deps
 demo: build
 	$(SUDO) tests/demo.sh
 
-# The tests run the binaries of the same profile: those are built first. More threads than cores, because tests mostly wait.
+# The tests run the binaries of the same profile: those are built first, together with the tests, so that nothing is built
+# twice. More threads than cores, because tests mostly wait.
 test: install-deps
-	$(CARGO) build --workspace --bins
+	$(CARGO) build --workspace --bins --tests
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace --no-fail-fast $(RUNNER)
 
 fmt:

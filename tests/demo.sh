@@ -33,7 +33,8 @@ clean_up() {
 }
 trap clean_up EXIT
 
-bold=$(tput bold 2>/dev/null || true) plain=$(tput sgr0 2>/dev/null || true)
+bold= plain=
+if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
 say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
 # Show a command with the place where it runs, and run it there.
 at() {

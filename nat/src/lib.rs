@@ -27,7 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Every table is bounded, and no call does more than a bounded amount of work. IPv4 and IPv6 share the tables.
+//! Every table is bounded, and the connection table never stops to rehash. IPv4 and IPv6 share the tables.
 //! `docs/nat.md` says how the library thinks and which requirements of the RFCs it meets.
 #![forbid(unsafe_code)]
 

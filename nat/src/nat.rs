@@ -127,6 +127,10 @@ impl External {
     }
 }
 
+/// The most fragments that wait for [`Nat::next_released`]: more than a datagram of 64 KiB has, at the least MTU of IPv6.
+/// A caller that does not ask loses the oldest.
+const MAX_RELEASED: usize = 1024;
+
 /// Connection tracking and NAT: all state, no I/O.
 #[derive(Debug)]
 pub struct Nat {
@@ -303,10 +307,10 @@ impl Nat {
     ) -> Verdict {
         let key = Key::new(packet, from.network);
         if packet.transport() == Transport::Error {
-            return self.error(now, packet, from.network);
+            return self.error(now, packet, from);
         }
         if let (Transport::Later, Some(key)) = (packet.transport(), key) {
-            return self.later_fragment(now, packet, key);
+            return self.later_fragment(now, packet, key, from);
         }
         let Some(tuple) = packet.tuple(from.network) else {
             return Verdict::Drop(DropReason::Unsupported);
@@ -364,7 +368,7 @@ impl Nat {
         })?;
         if self.table.is_full() {
             // Perhaps only because what has ended was not collected yet.
-            self.expire(now, 8);
+            self.collect(now, 8);
             if self.table.is_full() {
                 return Err(Refusal::TableFull);
             }
@@ -449,6 +453,9 @@ impl Nat {
                 connection.count(forward.direction, packet.len());
             }
             self.translate(&mut packet, forward.connection, forward.direction);
+            if self.released.len() >= MAX_RELEASED {
+                self.released.pop_front();
+            }
             self.released.push_back((forward, bytes));
         }
     }
@@ -461,15 +468,17 @@ impl Nat {
     }
 
     /// An ICMP error. Nothing changes but the packet (RFC 5508 REQ-6, RFC 4787 REQ-12, RFC 5382 REQ-10).
-    fn error(&mut self, now: Time, packet: &mut Packet<'_>, network: NetworkId) -> Verdict {
-        let tuple = match icmp::related_tuple(packet, network) {
+    fn error(&mut self, now: Time, packet: &mut Packet<'_>, from: Party) -> Verdict {
+        let tuple = match icmp::related_tuple(packet, from.network) {
             Ok(tuple) => tuple,
             Err(reason) => return Verdict::Drop(reason),
         };
         let Some((id, direction)) = self.lookup(now, &tuple) else {
             return Verdict::Drop(DropReason::IcmpUnrelated);
         };
-        let Some(connection) = self.table.get(id) else {
+        // One container must not speak about the connections of another.
+        let connection = self.table.get(id).filter(|connection| connection.owner(direction) == from.owner);
+        let Some(connection) = connection else {
             return Verdict::Drop(DropReason::IcmpUnrelated);
         };
         icmp::translate(packet, connection, direction);
@@ -477,7 +486,7 @@ impl Nat {
     }
 
     /// A fragment other than the first.
-    fn later_fragment(&mut self, now: Time, packet: &mut Packet<'_>, key: Key) -> Verdict {
+    fn later_fragment(&mut self, now: Time, packet: &mut Packet<'_>, key: Key, from: Party) -> Verdict {
         let Some((id, direction)) = self.fragments.find(now, &key) else {
             return match self.fragments.hold(now, key, packet.bytes()) {
                 true => Verdict::Held,
@@ -490,6 +499,9 @@ impl Nat {
         let Some(connection) = self.table.get_mut(id) else {
             return Verdict::Drop(DropReason::NoConnection);
         };
+        if connection.owner(direction) != from.owner {
+            return Verdict::Drop(DropReason::Clash);
+        }
         connection.count(direction, packet.len());
         let forward = forward(id, connection, direction);
         self.translate(packet, id, direction);

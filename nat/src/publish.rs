@@ -169,6 +169,10 @@ impl Rules {
         (same && *published.rule.ports.end() >= key.first).then_some(published.id)
     }
 
+    pub(crate) fn contains(&self, id: RuleId) -> bool {
+        self.keys.contains_key(&id)
+    }
+
     pub(crate) fn remove(&mut self, id: RuleId) -> Option<Rule> {
         let key = self.keys.remove(&id)?;
         let rule = self.rules.remove(&key)?.rule;

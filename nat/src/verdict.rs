@@ -185,3 +185,21 @@ reasons! {
         TableFull = "table_full",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_name_and_a_sentence() {
+        let all = DropReason::ALL.iter().map(|reason| (reason.name(), reason.sentence()));
+        let all: Vec<_> =
+            all.chain(Refusal::ALL.iter().map(|reason| (reason.name(), reason.sentence()))).collect();
+        let names: HashSet<_> = all.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(all.iter().all(|(_, sentence)| sentence.ends_with('.') && !sentence.starts_with(' ')));
+        assert_eq!(Refusal::TableFull.sentence(), "The connection table is full.");
+    }
+}

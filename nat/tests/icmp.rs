@@ -67,10 +67,25 @@ fn errors_from_inside_leave_with_the_external_source() {
         // From the container itself, and from something behind it (REQ-5c).
         for source in [B, A] {
             let error = port_unreachable(&ip(family, source), &ip(family, S), &arrived.bytes);
-            let left = lab.outbound(&error).unwrap();
+            let (now, external) = (lab.now, lab.external);
+            let container = common::party(common::address(family, B));
+            let left =
+                lab.pass(&error, |nat, packet| nat.outbound(now, packet, container, external)).unwrap();
             assert_eq!(left.ends(), (ip(family, Ext), ip(family, S)));
             assert_eq!(quoted(family, &left), (at(family, S, 9), at(family, Ext, 5000)));
         }
+    }
+}
+
+/// One container cannot end or slow down another's connection.
+#[test]
+fn a_container_speaks_for_its_own_connections_only() {
+    for family in FAMILIES {
+        let mut lab = Lab::default();
+        lab.publish(family, Protocol::Udp, 5000, 0, 80);
+        let arrived = lab.inbound(&udp(&at(family, S, 9), &at(family, Ext, 5000), b"x")).unwrap();
+        let forged = port_unreachable(&ip(family, A), &ip(family, S), &arrived.bytes);
+        assert_eq!(lab.outbound(&forged).unwrap_err(), Verdict::Drop(DropReason::IcmpUnrelated));
     }
 }
 

@@ -226,8 +226,10 @@ impl Site {
 
     /// A swctl command on this host.
     pub fn swctl_command(&self, words: &[&str]) -> Command {
-        let mut command = self.host.command(&[binary("swctl").to_str().expect("UTF-8"), "--socket"]);
-        command.arg(self.socket()).args(words);
+        // Whoever runs the tests may ignore signals (nohup, a shell's background jobs), which commands would inherit.
+        let mut command =
+            self.host.command(&["env", "--default-signal", binary("swctl").to_str().expect("UTF-8")]);
+        command.arg("--socket").arg(self.socket()).args(words);
         command
     }
 

@@ -24,7 +24,7 @@ pub struct Timeouts {
     pub udp_unreplied: Duration,
     /// UDP both ways. RFC 4787 REQ-5c: 5 minutes recommended.
     pub udp_replied: Duration,
-    /// UDP to port 53 from inside: one question, one answer. RFC 4787 REQ-5a allows less for well-known ports; without
+    /// UDP to port 53: one question, one answer. RFC 4787 REQ-5a allows less for well-known ports; without
     /// it a resolver that changes its port for each question would use up the pool at 15 questions per second.
     pub udp_dns: Duration,
     /// An ICMP query. RFC 5508 REQ-2: at least 60 seconds.

@@ -65,6 +65,9 @@ impl Nat {
     /// Makes the connection, with no packet counted yet.
     fn open(&mut self, now: Time, packet: &Packet<'_>, pending: &Pending) -> Result<ConnectionId, Verdict> {
         self.check_limits(now, pending).map_err(Verdict::Refuse)?;
+        if pending.rule().is_some_and(|rule| !self.rules.contains(rule)) {
+            return Err(Verdict::Refuse(Refusal::Stale));
+        }
         let Pending { tuple, from, to, plan } = *pending;
         let answered_by = |endpoint| Tuple { source: endpoint, ..tuple.reversed(to.network) };
         let Leased { reply, mapping, rule } = match plan {

@@ -12,11 +12,18 @@ use crate::verdict::Forward;
 
 impl Nat {
     /// Does up to `budget` steps of housekeeping (a step is well under a microsecond): collects what has expired or was
-    /// ended. Returns true if there is more to do now.
+    /// ended. Returns true if there may be more to do now.
+    ///
+    /// A connection takes a step or two in its life, plus one every 68 minutes: a budget of twice the packets handled
+    /// since the last call keeps pace.
     pub fn expire(&mut self, now: Time, budget: usize) -> bool {
-        let mut left = budget.saturating_sub(self.fragments.expire(now, budget));
-        while left > 0 {
-            left -= 1;
+        let left = budget.saturating_sub(self.fragments.expire(now, budget));
+        self.collect(now, left)
+    }
+
+    /// The part of [`Self::expire`] that concerns connections.
+    pub(super) fn collect(&mut self, now: Time, budget: usize) -> bool {
+        for _ in 0..budget {
             match self.table.step(now) {
                 Step::Busy => {}
                 Step::Dead(id) => self.end(now, id),
@@ -33,7 +40,7 @@ impl Nat {
     }
 
     /// The next fragment that had come before the first of its datagram and is translated now, with its way. To be asked
-    /// after each [`crate::Verdict::Forward`], and sent after that packet.
+    /// after each [`crate::Verdict::Forward`], and sent after that packet. Its hop limit is as it arrived.
     pub fn next_released(&mut self) -> Option<(Forward, Vec<u8>)> {
         self.released.pop_front()
     }

@@ -78,12 +78,24 @@ impl World {
         Self { nat, now: Time::from_secs(1000), rules: Vec::new() }
     }
 
+    /// Runs a packet through. What leaves shows no inside address, and what comes in goes to one.
     fn pass(&mut self, mut bytes: Vec<u8>, ask: impl FnOnce(&mut Nat, Time, &mut Packet<'_>) -> Verdict) {
         let Ok(mut packet) = Packet::parse(&mut bytes, Checksum::Complete) else { return };
-        if let Verdict::New(pending) = ask(&mut self.nat, self.now, &mut packet) {
-            let _ = self.nat.commit(self.now, &mut packet, pending);
+        let verdict = match ask(&mut self.nat, self.now, &mut packet) {
+            Verdict::New(pending) => self.nat.commit(self.now, &mut packet, pending),
+            verdict => verdict,
+        };
+        let sent = match verdict {
+            Verdict::Forward(forward) => Some((forward, bytes)),
+            _ => None,
+        };
+        for (forward, mut bytes) in sent.into_iter().chain(std::iter::from_fn(|| self.nat.next_released())) {
+            let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+            let outside = forward.to.network == NetworkId::OUTSIDE;
+            let shown = if outside { packet.source() } else { packet.destination() };
+            let inside = shown.v4_octets().starts_with(&[10, 0, 0]);
+            assert_eq!(inside, !outside, "{forward:?} {packet:?}");
         }
-        while self.nat.next_released().is_some() {}
     }
 
     fn outbound(&mut self, from: u8, bytes: Vec<u8>) {
@@ -229,12 +241,17 @@ proptest! {
                 bytes[2..4].copy_from_slice(&[0, len]);
                 bytes[9] = protocol;
             }
-            world.pass(bytes.clone(), |nat, now, packet| match way {
+            let Ok(mut packet) = Packet::parse(bytes, Checksum::Complete) else { continue };
+            let (nat, now, packet) = (&mut world.nat, world.now, &mut packet);
+            let verdict = match way {
                 0 => nat.inbound(now, packet, |_, _| Some(OwnerId(2))),
                 1 => nat.hairpin(now, packet, party, external, |_, _| None),
                 2 => nat.routed(now, packet, party, Party::OUTSIDE),
                 _ => nat.outbound(now, packet, party, external),
-            });
+            };
+            if let Verdict::New(pending) = verdict {
+                let _ = nat.commit(now, packet, pending);
+            }
         }
     }
 

@@ -149,6 +149,21 @@ fn a_quote_stops_before_icmp_extensions() {
     assert_eq!(packet.quote().unwrap().len(), 32);
 }
 
+#[test]
+fn an_error_with_a_partial_checksum_stays_partial() {
+    let inner = udp("[fd00::1]:1", "[fd00::2]:2", b"payload");
+    let mut bytes = port_unreachable("fd00::2", "fd00::1", &inner);
+    let mut packet = Packet::parse(&mut bytes, Checksum::Partial).unwrap();
+    packet.make_partial();
+    assert!(packet.icmp_checksum_holds());
+    packet.quote().unwrap().translate(other_endpoint(false, 1, 9), other_endpoint(false, 2, 8));
+    packet.translate_error(other_endpoint(false, 2, 0).address, other_endpoint(false, 1, 0).address);
+    packet.renew_icmp_checksum();
+    packet.complete_checksum();
+    assert_checksums(&bytes);
+    assert_checksums(&bytes[48..]);
+}
+
 fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     let endpoints = prop_oneof![
         (any::<u8>(), any::<u16>(), any::<u8>(), any::<u16>())

@@ -367,7 +367,7 @@ impl Daemon {
         let mut usable = None;
         match (here, there) {
             (Some(here), Some(there)) if here.peer == Some(there.index) && here.is_veth() => {
-                usable = Some(here)
+                usable = Some(here);
             }
             // Ours by its alias, but of a switch namespace that has ended: the kernel takes its time to clear away.
             (None, Some(there)) if there.alias.as_deref() == Some(alias.as_str()) => {
@@ -586,6 +586,7 @@ impl Daemon {
         conn: &Conn,
     ) -> Result<(), ApplyError> {
         check_free(name, conn, &a.ifname).await?;
+        self.check_keeper();
         let tap = |source| ApplyError::Tap { port: name.to_owned(), source };
         let mtu = self.desired.networks.get(&port.network).map_or(1500, |n| n.mtu);
         let [.., b, c, d, e] = Mac::from_seed(name.as_bytes()).0;

@@ -18,7 +18,7 @@ use super::events::Events;
 use super::keeper::Keeper;
 use super::links::{Conn, LinkError};
 use super::live::Live;
-use super::namespace::NETNS_DIR;
+use super::namespace::{self, NETNS_DIR};
 use super::plan::{Action, plan};
 use super::state::{StateError, Store};
 use crate::dataplane::Dataplane;
@@ -42,6 +42,8 @@ pub struct Daemon {
     /// Into the host's namespace.
     pub(super) host: Conn,
     pub(super) keeper: Keeper,
+    /// Where the keeper's socket is.
+    pub(super) runtime_dir: PathBuf,
     pub(super) dataplane: Dataplane,
     pub(super) events: Events,
 }
@@ -51,16 +53,28 @@ pub struct Daemon {
 pub enum Error {
     /// It cannot be.
     #[error(transparent)]
-    Edit(#[from] EditError),
+    Edit(Box<EditError>),
     /// It cannot be kept.
     #[error(transparent)]
     State(#[from] StateError),
     /// It cannot be done.
     #[error(transparent)]
-    Apply(#[from] ApplyError),
+    Apply(Box<ApplyError>),
     /// The kernel does not answer.
     #[error(transparent)]
     Link(#[from] LinkError),
+}
+
+impl From<EditError> for Error {
+    fn from(e: EditError) -> Self {
+        Self::Edit(Box::new(e))
+    }
+}
+
+impl From<ApplyError> for Error {
+    fn from(e: ApplyError) -> Self {
+        Self::Apply(Box::new(e))
+    }
 }
 
 impl Error {
@@ -78,6 +92,18 @@ impl Daemon {
     /// Tells the workers what is there.
     pub(super) fn publish(&self) {
         self.dataplane.publish(self.live.snapshot(&self.desired));
+    }
+
+    /// Starts another keeper where it was killed.
+    pub(super) fn check_keeper(&mut self) {
+        if self.keeper.netns().is_ok() {
+            return;
+        }
+        tracing::warn!("the keeper is gone: TAP ports that are attached now end with this swd");
+        match namespace::start_keeper(&self.name, &self.runtime_dir, &self.switch_netns) {
+            Ok(keeper) => self.keeper = keeper,
+            Err(e) => tracing::error!("{e}"),
+        }
     }
 
     /// Makes `new` the desired state, or changes nothing.
@@ -165,14 +191,15 @@ impl Daemon {
                 None => None,
             };
             let free = self.desired.free_subnet(*subnet, &all);
-            return Err(Error::Apply(ApplyError::Route {
+            return Err(ApplyError::Route {
                 network: spec.name.clone(),
                 subnet: *subnet,
                 route: at.destination,
                 via: via.unwrap_or_default(),
                 free,
                 how: how.replace("{free}", &free.to_string()),
-            }));
+            }
+            .into());
         }
         Ok(())
     }

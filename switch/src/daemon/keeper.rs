@@ -10,6 +10,7 @@
 //! Protocol: a request is one message, a letter and a port name; an answer is one message. Descriptors travel with it.
 //! Only root (or whom the keeper runs as) may talk to it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
@@ -158,7 +160,7 @@ impl Drop for Keeper {
 pub fn serve(socket: &Path, pin: &Path) -> io::Result<()> {
     let netns = NetNs::try_from(io::stdin().as_fd().try_clone_to_owned()?)?;
     let listener = UnixListener::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     // Not the daemon's session: what ends its terminal or its group does not end the keeper.
@@ -167,6 +169,7 @@ pub fn serve(socket: &Path, pin: &Path) -> io::Result<()> {
     netns.enter_for_good()?;
     listener.set_nonblocking(true)?;
     let inode = std::fs::metadata(socket)?.ino();
+    pin_for_all(&netns, socket, inode, pin);
     let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE_SELF;
     for file in [pin, socket] {
@@ -210,17 +213,50 @@ pub fn serve(socket: &Path, pin: &Path) -> io::Result<()> {
         if ready[1] {
             let _ = watch.read_events();
         }
-        if ready[0] {
-            if let Ok((client, _)) = listener.accept() {
-                if clients.len() < MAX_CLIENTS && is_trusted(&client) {
-                    let _ = client.set_nonblocking(false);
-                    let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
-                    let _ = client.set_write_timeout(Some(Duration::from_secs(1)));
-                    clients.push(client);
-                }
-            }
+        let client = if ready[0] { listener.accept().ok() } else { None };
+        if let Some((client, _)) = client.filter(|(c, _)| clients.len() < MAX_CLIENTS && is_trusted(c)) {
+            let _ = client.set_nonblocking(false);
+            let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
+            let _ = client.set_write_timeout(Some(Duration::from_secs(1)));
+            clients.push(client);
         }
     }
+}
+
+/// Pins the namespace where whoever started swd sees it. Where swd runs in a mount namespace of its own, the pin that it
+/// made is seen by nobody else; so the keeper moves to the mount namespace from which swd came, and pins it there too.
+fn pin_for_all(netns: &NetNs, socket: &Path, inode: u64, pin: &Path) {
+    let enter = |file: &File| setns(file, CloneFlags::CLONE_NEWNS).is_ok();
+    let Ok(own) = File::open("/proc/self/ns/mnt") else { return };
+    let Some(outer) = outer_mounts(&own) else { return };
+    if !enter(&outer) {
+        return;
+    }
+    // A folder that is private to swd cannot be watched from there.
+    if !std::fs::metadata(socket).is_ok_and(|m| m.ino() == inode) {
+        enter(&own);
+        return;
+    }
+    let pinned = NetNs::open(pin).and_then(|ns| ns.id());
+    if !matches!((pinned, netns.id()), (Ok(a), Ok(b)) if a == b) {
+        let _ = netns.pin(pin);
+    }
+}
+
+/// The mount namespace of the nearest ancestor that has another than this process.
+fn outer_mounts(own: &File) -> Option<File> {
+    let own = own.metadata().ok()?.ino();
+    let mut process = nix::unistd::getppid().as_raw();
+    // Each step goes to an older process, so this ends at process 1.
+    while process > 0 {
+        let mounts = File::open(format!("/proc/{process}/ns/mnt")).ok()?;
+        if mounts.metadata().ok()?.ino() != own {
+            return Some(mounts);
+        }
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        process = status.lines().find_map(|l| l.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    }
+    None
 }
 
 /// Root, or whom the keeper itself runs as.

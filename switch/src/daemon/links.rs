@@ -13,12 +13,12 @@ use ipnet::IpNet;
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder, new_connection,
@@ -70,7 +70,9 @@ pub struct Link {
     pub mac: Mac,
     /// Its MTU.
     pub mtu: u32,
-    /// Administratively up, with carrier.
+    /// Administratively up.
+    pub up: bool,
+    /// Up, with carrier.
     pub running: bool,
     /// The loopback device.
     pub loopback: bool,
@@ -91,6 +93,7 @@ impl Link {
             alias: None,
             mac: Mac::ZERO,
             mtu: 0,
+            up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
             loopback: flags.contains(LinkFlags::Loopback),
             kind: None,
@@ -195,7 +198,7 @@ impl Conn {
     /// # Errors
     /// When the kernel refuses for another reason than that there is none.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, LinkError> {
-        self.one(self.handle.link().get().match_name(name.to_owned()), name).await
+        self.one(self.get().match_name(name.to_owned()), name).await
     }
 
     /// The interface of this index.
@@ -203,7 +206,12 @@ impl Conn {
     /// # Errors
     /// As [`Conn::link`].
     pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, LinkError> {
-        self.one(self.handle.link().get().match_index(index), &index.to_string()).await
+        self.one(self.get().match_index(index), &index.to_string()).await
+    }
+
+    /// Asks for interfaces without their statistics, which are most of the answer.
+    fn get(&self) -> rtnetlink::LinkGetRequest {
+        self.handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
     }
 
     async fn one(&self, request: rtnetlink::LinkGetRequest, which: &str) -> Result<Option<Link>, LinkError> {
@@ -222,7 +230,7 @@ impl Conn {
     /// # Errors
     /// When the kernel refuses.
     pub async fn links(&self) -> Result<Vec<Link>, LinkError> {
-        let all = self.handle.link().get().execute().map_ok(|m| Link::of(&m));
+        let all = self.get().execute().map_ok(|m| Link::of(&m));
         all.try_collect().await.map_err(|e| refused("list interfaces".into(), e))
     }
 

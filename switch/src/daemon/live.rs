@@ -29,6 +29,8 @@ pub struct Live {
 pub struct LivePort {
     /// Its number.
     pub id: PortId,
+    /// Its name, as the workers share it.
+    pub name: Arc<str>,
     /// Its network.
     pub network: String,
     /// What stands behind it.
@@ -113,7 +115,14 @@ impl Live {
         }
         let id = PortId(free);
         self.names.insert(id, name.to_owned());
-        let port = LivePort { id, network: network.to_owned(), kind, link: None, counters: Arc::default() };
+        let port = LivePort {
+            id,
+            name: name.into(),
+            network: network.to_owned(),
+            kind,
+            link: None,
+            counters: Arc::default(),
+        };
         self.ports.insert(name.to_owned(), port);
         self.set_link(name, link);
         id
@@ -195,11 +204,11 @@ impl Live {
                 flood: Vec::new(),
             })
         });
-        let ports = self.ports.iter().filter_map(|(name, port)| {
+        let ports = self.ports.values().filter_map(|port| {
             let link = port.link.as_ref()?;
             Some(snapshot::Port {
                 id: port.id,
-                name: name.as_str().into(),
+                name: Arc::clone(&port.name),
                 network: *self.networks.get(&port.network)?,
                 link: link.index.map_or(snapshot::Link::Tap, snapshot::Link::Packet),
                 up: link.up,

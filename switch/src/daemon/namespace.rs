@@ -38,17 +38,31 @@ pub enum NamespaceError {
     },
 }
 
+/// What was found or made.
+#[derive(Debug)]
+pub struct Place {
+    /// The switch namespace.
+    pub netns: NetNs,
+    /// Who holds it.
+    pub keeper: Keeper,
+    /// The namespace was made just now: whatever was in an earlier one is lost.
+    pub netns_is_new: bool,
+    /// The keeper was started just now: an earlier one's TAP queues are lost.
+    pub keeper_is_new: bool,
+}
+
 /// The switch namespace of an instance: that of the pin, else that of a running keeper, else a new one.
 ///
 /// # Errors
 /// When none can be had.
-pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<(NetNs, Keeper), NamespaceError> {
+pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<Place, NamespaceError> {
     let pin = Path::new(NETNS_DIR).join(name);
-    let socket = runtime_dir.join(format!("{name}.keeper"));
+    let socket = keeper_socket(name, runtime_dir);
     let pin_error = |source| NamespaceError::Pin { path: pin.clone(), source };
     let keeper = Keeper::connect(&socket);
     let pinned = NetNs::open(&pin).ok();
     let kept = keeper.as_ref().and_then(|k| k.netns().ok());
+    let netns_is_new = pinned.is_none() && kept.is_none();
     let (netns, held) = match (pinned, kept) {
         (Some(pinned), Some(kept)) => {
             let same = matches!((pinned.id(), kept.id()), (Ok(a), Ok(b)) if a == b);
@@ -76,11 +90,24 @@ pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<(NetNs, Keep
             if let Some(stale) = other {
                 stale.end();
             }
-            Keeper::start(&socket, &pin, &netns)
-                .map_err(|source| NamespaceError::Keeper { path: socket, source })?
+            start_keeper(name, runtime_dir, &netns)?
         }
     };
-    Ok((netns, keeper))
+    Ok(Place { netns, keeper, netns_is_new, keeper_is_new: !held })
+}
+
+fn keeper_socket(name: &str, runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join(format!("{name}.keeper"))
+}
+
+/// Starts a keeper for the switch namespace.
+///
+/// # Errors
+/// When it does not start.
+pub fn start_keeper(name: &str, runtime_dir: &Path, netns: &NetNs) -> Result<Keeper, NamespaceError> {
+    let path = keeper_socket(name, runtime_dir);
+    Keeper::start(&path, &Path::new(NETNS_DIR).join(name), netns)
+        .map_err(|source| NamespaceError::Keeper { path, source })
 }
 
 /// Turns IPv6 off inside: interfaces that come get no address, and the stack there says nothing.

@@ -14,7 +14,16 @@ use super::live::LiveLink;
 use super::plan::Action;
 use crate::dataplane::DataEvent;
 use crate::snapshot::PortId;
-use crate::sys::tun;
+use crate::sys::{heap, tun};
+
+/// What did not outlive the daemon before this one: its ports get new interfaces where their containers still are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    /// The switch namespace with its veth pairs.
+    pub(super) pairs: bool,
+    /// TAP queues.
+    pub(super) queues: bool,
+}
 
 /// Everything that was heard in a few milliseconds, each thing once.
 #[derive(Debug, Default)]
@@ -60,7 +69,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When a network cannot be set up, or the kernel does not answer. Ports never stop the start: they go missing.
-    pub(super) async fn reconcile(&mut self) -> Result<(), Error> {
+    pub(super) async fn reconcile(&mut self, lost: Lost) -> Result<(), Error> {
         self.host_addresses().await?;
         let links = self.switch.links().await?;
         let mut by_port: BTreeMap<String, Link> = BTreeMap::new();
@@ -110,9 +119,13 @@ impl Daemon {
                 }
                 Origin::Attached(_) => self.bring_back_veth(&name, &port, by_port.remove(&name)).await,
             };
-            if !back {
-                gone.push(name);
+            // Without an interface, either the container is gone, or only what was ours of it.
+            let may_live = if port.is_tap() { lost.queues } else { lost.pairs };
+            let again = Action::AddPort(name.clone());
+            if back || (may_live && self.set_up(&again).await.is_ok()) {
+                continue;
             }
+            gone.push(name);
         }
         for name in queues.keys() {
             let _ = self.keeper.delete(name);
@@ -147,10 +160,9 @@ impl Daemon {
 
     async fn bring_back(&mut self, name: &str, port: &Port, link: Option<Link>) {
         let alias = Mark::Port.alias(&self.name, name);
-        let ifname = link.map_or_else(|| port.ifname.clone(), |l| l.name);
-        let found = match self.enlist(&ifname, &alias).await {
-            Ok(Some(link)) => Some(link),
-            _ => self.take_from_host(name, port).await.ok(),
+        let found = match self.enlist_found(link, &port.ifname, &alias).await {
+            Some(link) => Some(link),
+            None => self.take_from_host(name, port).await.ok(),
         };
         if let Some(link) = &found {
             self.note_name(name, &link.name);
@@ -165,18 +177,25 @@ impl Daemon {
     }
 
     async fn bring_back_veth(&mut self, name: &str, port: &Port, link: Option<Link>) -> bool {
-        let Some(link) = link else {
-            // The switch namespace was lost but the container was not, perhaps: then it gets a new pair.
-            return self.set_up(&Action::AddPort(name.to_owned())).await.is_ok();
-        };
+        let Some(link) = link else { return false };
         let alias = Mark::Attached.alias(&self.name, name);
-        match self.enlist(&link.name, &alias).await {
-            Ok(Some(link)) => {
+        let ifname = link.name.clone();
+        match self.enlist_found(Some(link), &ifname, &alias).await {
+            Some(link) => {
                 self.note_name(name, &link.name);
                 self.live.add_port(name, &port.network, PortKind::Packet, Some(LiveLink::from(&link)));
                 true
             }
-            _ => false,
+            None => false,
+        }
+    }
+
+    /// An interface that is ready already is taken as it is: with a thousand ports that is most of the start.
+    async fn enlist_found(&self, link: Option<Link>, ifname: &str, alias: &str) -> Option<Link> {
+        match link {
+            Some(link) if link.up && link.alias.as_deref() == Some(alias) => Some(link),
+            Some(link) => self.enlist(&link.name, alias).await.ok().flatten(),
+            None => self.enlist(ifname, alias).await.ok().flatten(),
         }
     }
 
@@ -190,7 +209,7 @@ impl Daemon {
         let alive = queues.filter(|q| q.first().is_some_and(|q| tun::is_alive(q.as_fd())));
         let Some(queues) = alive else {
             let _ = self.keeper.delete(name);
-            return self.set_up(&Action::AddPort(name.to_owned())).await.is_ok();
+            return false;
         };
         let mtu = self.desired.networks.get(&port.network).map_or(1500, |n| n.mtu);
         let id = self.live.add_port(name, &port.network, PortKind::Tap, Some(tap_link(a, mtu)));
@@ -200,13 +219,10 @@ impl Daemon {
 
     /// Follows a renamed interface.
     fn note_name(&mut self, port: &str, ifname: &str) {
-        if let Some(port) = self.desired.ports.get_mut(port) {
-            if port.ifname != ifname {
-                ifname.clone_into(&mut port.ifname);
-                if let Err(e) = self.store.save(&self.desired) {
-                    tracing::warn!("{e}");
-                }
-            }
+        let Some(port) = self.desired.ports.get_mut(port).filter(|p| p.ifname != ifname) else { return };
+        ifname.clone_into(&mut port.ifname);
+        if let Err(e) = self.store.save(&self.desired) {
+            tracing::warn!("{e}");
         }
     }
 
@@ -271,6 +287,9 @@ impl Daemon {
         }
         if !gone.is_empty() {
             self.forget_ports(&gone).await;
+        }
+        if heard.lost || gone.len() > 100 {
+            heap::trim();
         }
     }
 

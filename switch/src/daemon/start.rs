@@ -22,11 +22,12 @@ use super::links::{Conn, LinkError, Watch, default_interface};
 use super::live::Live;
 use super::namespace::{self, NamespaceError};
 use super::options::{Internal, Options};
-use super::reconcile::Heard;
+use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
 use super::{api, keeper, view};
 use crate::dataplane::{self, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
+use crate::sys::heap;
 use crate::sys::netns::NetNs;
 use crate::worker;
 
@@ -104,6 +105,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The whole of `swd`, as the body of a `main`: parses the command line, runs, and tells the exit code. `stages` makes
 /// the user's own stages for each worker.
+#[expect(clippy::needless_pass_by_value, reason = "so that a closure can be given as it is written")]
 pub fn main(stages: Box<StageFactory>) -> ExitCode {
     let options = Options::parse();
     if let Some(Internal::Keeper { socket, pin }) = &options.internal {
@@ -115,7 +117,7 @@ pub fn main(stages: Box<StageFactory>) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SWD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
-    match run(options, stages) {
+    match run(&options, &*stages) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {}", e.to_string().lines().collect::<Vec<_>>().join("; "));
@@ -128,7 +130,7 @@ pub fn main(stages: Box<StageFactory>) -> ExitCode {
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(options: Options, stages: Box<StageFactory>) -> Result<(), StartupError> {
+pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError> {
     spec::check_name("instance", &options.name)?;
     let config = match &options.config {
         Some(path) => Config::load(path)?,
@@ -138,10 +140,10 @@ pub fn run(options: Options, stages: Box<StageFactory>) -> Result<(), StartupErr
         return Err(StartupError::Capabilities(missing));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(live(&options, &config, stages))
+    runtime.block_on(live(options, &config, stages))
 }
 
-async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> Result<(), StartupError> {
+async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Result<(), StartupError> {
     // Before anything can be left behind.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -155,7 +157,8 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
     let host_netns = NetNs::current()?;
     let host = Conn::here()?;
     let uplink = find_uplink(options.uplink.as_ref().unwrap_or(&config.uplink), &host).await?;
-    let (switch_netns, keeper) = namespace::open(&options.name, folder, &host_netns)?;
+    let place = namespace::open(&options.name, folder, &host_netns)?;
+    let switch_netns = place.netns;
     let switch = Conn::within(&switch_netns)?;
     // Watching begins before looking, so that nothing falls in between.
     let mut host_watch = Watch::here()?;
@@ -167,7 +170,7 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
         max_per_port: usize::try_from(config.fdb.max_per_port).unwrap_or(usize::MAX),
     };
     let (dataplane, mut data_events) =
-        Dataplane::start(&switch_netns, &dataplane::Config { workers, fdb }, &*stages)
+        Dataplane::start(&switch_netns, &dataplane::Config { workers, fdb }, stages)
             .map_err(StartupError::Dataplane)?;
     let mut daemon = Daemon {
         name: options.name.clone(),
@@ -181,16 +184,19 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
         host_netns,
         switch,
         host,
-        keeper,
+        keeper: place.keeper,
+        runtime_dir: folder.clone(),
         dataplane,
         events: Events::default(),
     };
-    daemon.reconcile().await?;
+    let lost = Lost { pairs: place.netns_is_new, queues: place.keeper_is_new };
+    daemon.reconcile(lost).await?;
     daemon.add_configured(config, saved.is_none()).await?;
 
     let daemon = Arc::new(Mutex::new(daemon));
     let socket = folder.join(format!("{}.sock", options.name));
     api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    heap::trim();
     announce()?;
 
     let mut sweep = interval(SWEEP);
@@ -214,7 +220,11 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
                 }
             }
             Some(event) = data_events.recv() => daemon.lock().await.data_event(event).await,
-            _ = sweep.tick() => daemon.lock().await.dataplane.fdb().sweep(worker::now()),
+            _ = sweep.tick() => {
+                let mut daemon = daemon.lock().await;
+                daemon.dataplane.fdb().sweep(worker::now());
+                daemon.check_keeper();
+            }
         }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

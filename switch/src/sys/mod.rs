@@ -4,8 +4,10 @@
 #![expect(clippy::cast_possible_truncation, reason = "constants and sizes of C structs, all small")]
 
 pub mod fds;
+pub mod heap;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;
 pub mod ring;
+pub mod sched;
 pub mod tun;
