@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -15,6 +15,7 @@ use crate::engine::{Engine, Shared};
 use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
 use crate::port::packet::PacketPorts;
+use crate::router::Forwarding;
 use crate::router::neighbor::Neighbors;
 use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
@@ -184,6 +185,51 @@ impl Dataplane {
         }
     }
 
+    /// Opens an uplink's sockets in the calling thread's namespace, one for each worker, and starts to receive what
+    /// `filter` lets in. The sockets are given back for later changes of the filter.
+    ///
+    /// # Errors
+    /// When there is no such interface any more, or the kernel refuses.
+    pub fn add_uplink(
+        &self,
+        ifindex: u32,
+        filter: &[libc::sock_filter],
+    ) -> Result<Vec<Arc<PacketSocket>>, OpenError> {
+        let mut sockets = Vec::with_capacity(self.workers.len());
+        let mut group = None;
+        for worker in &self.workers {
+            let socket = Arc::new(PacketSocket::open_unbound()?);
+            socket.set_filter(filter).map_err(|e| OpenError::Option("SO_ATTACH_FILTER", e))?;
+            let ports = PacketPorts::uplink(Arc::clone(&socket), ifindex)?;
+            socket.bind(ifindex)?;
+            if self.workers.len() > 1 {
+                group = Some(socket.join_fanout(group)?);
+            }
+            worker.send(Message::AddUplink(Box::new(ports)));
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    /// Closes an uplink's sockets.
+    pub fn remove_uplink(&self, ifindex: u32) {
+        for worker in &self.workers {
+            worker.send(Message::RemoveUplink(ifindex));
+        }
+    }
+
+    /// Connections and next hops. Workers wait while it is held.
+    pub fn forwarding(&self) -> MutexGuard<'_, Forwarding> {
+        self.shared.forwarding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the workers look at what is due: after something was changed behind their back.
+    pub fn wake(&self) {
+        for worker in &self.workers {
+            worker.send(Message::Tick);
+        }
+    }
+
     /// Returns when every worker has let go of every snapshot and queue older than this call. After that a port's number
     /// may be reused. Blocks for a batch at most (microseconds); never to be called from a worker.
     pub fn quiesce(&self) {
@@ -215,6 +261,8 @@ impl Dataplane {
     pub fn forget_port(&self, port: PortId) {
         self.shared.fdb.remove_port(port);
         self.shared.neighbors.remove_port(port);
+        self.forwarding().remove_port(worker::now(), port);
+        self.wake();
     }
 
     /// Dropped frames by reason.

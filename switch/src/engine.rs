@@ -175,6 +175,11 @@ impl Engine {
         self.timer
     }
 
+    /// Says that [`Engine::tick`] has something to do.
+    pub const fn set_timer(&mut self, at: Time) {
+        self.timer = Some(at);
+    }
+
     /// Decides about every frame of the batch. Afterwards the frames of [`Engine::outgoing`] are to be sent, and
     /// [`Engine::settle`] called.
     pub fn run(&mut self, now: Time, snapshot: &Snapshot, batch: &mut Batch) {

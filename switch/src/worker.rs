@@ -22,7 +22,7 @@ use crate::engine::Engine;
 use crate::port::packet::PacketPorts;
 use crate::port::tap::TapPort;
 use crate::port::{Rx, Tx};
-use crate::snapshot::{Link, PortId};
+use crate::snapshot::{Link, PortId, Snapshot};
 
 /// Batches taken from one source before the others have their turn.
 const ROUNDS: usize = 32;
@@ -40,6 +40,8 @@ const READY: usize = 64;
 const PACKET: u64 = u64::MAX;
 /// What epoll says of the wake-up by the control plane.
 const WAKE: u64 = u64::MAX - 1;
+/// What epoll says of an uplink's socket: this and the interface's index.
+const UPLINK: u64 = 1 << 32;
 
 /// What the control plane wants of a worker.
 #[derive(Debug)]
@@ -55,6 +57,12 @@ pub enum Message {
     },
     /// Close a TAP port's queue.
     RemoveTap(PortId),
+    /// Serve an uplink: send to it and receive from it.
+    AddUplink(Box<PacketPorts>),
+    /// Close an uplink's socket.
+    RemoveUplink(u32),
+    /// Look at what is due.
+    Tick,
     /// Say when everything before this has been let go of.
     Quiesce(SyncSender<()>),
     /// End.
@@ -87,6 +95,7 @@ pub struct Worker {
     packet: PacketPorts,
     taps: Vec<Option<TapPort>>,
     tap_count: usize,
+    uplinks: Vec<PacketPorts>,
     inbox: Receiver<Message>,
     wake: Arc<EventFd>,
     epoll: Epoll,
@@ -104,7 +113,17 @@ impl Worker {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&packet, EpollEvent::new(EpollFlags::EPOLLIN, PACKET))?;
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        Ok(Self { engine, packet, taps: Vec::new(), tap_count: 0, inbox, wake, epoll, batch: Batch::new() })
+        Ok(Self {
+            engine,
+            packet,
+            taps: Vec::new(),
+            tap_count: 0,
+            uplinks: Vec::new(),
+            inbox,
+            wake,
+            epoll,
+            batch: Batch::new(),
+        })
     }
 
     /// Works until told to stop.
@@ -125,13 +144,17 @@ impl Worker {
                     passes += 1;
                     self.serve_packet_ports()?;
                     awake_until = now() + LINGER;
+                } else if let Some(at) = self.uplinks.iter().position(PacketPorts::is_ready) {
+                    passes += 1;
+                    self.serve_uplink(at);
+                    awake_until = now() + LINGER;
                 } else {
                     std::hint::spin_loop();
                 }
                 continue;
             }
             passes = 0;
-            let timeout = if lingering { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+            let timeout = if lingering { EpollTimeout::ZERO } else { self.tick() };
             let n = match self.epoll.wait(&mut ready, timeout) {
                 Ok(n) => n,
                 Err(nix::Error::EINTR) => continue,
@@ -147,7 +170,11 @@ impl Worker {
                         }
                         false
                     }
-                    tap => self.serve_tap(tap),
+                    tap if tap < UPLINK => self.serve_tap(tap),
+                    uplink => {
+                        let at = self.uplinks.iter().position(|u| u.ifindex().map(u64::from) == Some(uplink ^ UPLINK));
+                        at.is_some_and(|at| self.serve_uplink(at))
+                    }
                 }
             }
             if worked {
@@ -167,6 +194,40 @@ impl Worker {
             self.forward();
         }
         Ok(true)
+    }
+
+    /// Does what is due without frames; tells how long to sleep at most: for good, while nothing is due by itself.
+    fn tick(&mut self) -> EpollTimeout {
+        let Some(at) = self.engine.timer() else { return EpollTimeout::NONE };
+        let now = now();
+        if at <= now {
+            self.batch.clear();
+            let shared = Arc::clone(self.engine.shared());
+            let snapshot = shared.snapshot.load();
+            self.engine.tick(now, &snapshot, &mut self.batch);
+            self.send(&snapshot);
+        }
+        let Some(at) = self.engine.timer() else { return EpollTimeout::NONE };
+        // A millisecond more: to wake too early would be to wake twice.
+        EpollTimeout::try_from(at.since(now) + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
+    }
+
+    /// Forwards what came from an uplink; tells whether there was anything.
+    fn serve_uplink(&mut self, at: usize) -> bool {
+        for round in 0..ROUNDS {
+            self.batch.clear();
+            let Some(uplink) = self.uplinks.get_mut(at) else { return false };
+            if let Err(error) = uplink.receive(&mut self.batch) {
+                // The interface is going away; netlink tells the control plane.
+                tracing::debug!("uplink: {error}");
+                return false;
+            }
+            if self.batch.is_empty() {
+                return round > 0;
+            }
+            self.forward();
+        }
+        true
     }
 
     /// Forwards what came by a TAP port's queue; tells whether there was anything.
@@ -197,6 +258,11 @@ impl Worker {
         let shared = Arc::clone(self.engine.shared());
         let snapshot = shared.snapshot.load();
         self.engine.run(now(), &snapshot, &mut self.batch);
+        self.send(&snapshot);
+    }
+
+    /// Sends what the engine has decided to, and counts.
+    fn send(&mut self, snapshot: &Snapshot) {
         let outgoing = self.engine.outgoing();
         self.packet.send(&self.batch, outgoing);
         for out in outgoing.iter_mut().filter(|out| out.link == Link::Tap) {
@@ -204,7 +270,12 @@ impl Worker {
                 tap.send(&self.batch, std::slice::from_mut(out));
             }
         }
-        self.engine.settle(&snapshot, &self.batch);
+        for uplink in &mut self.uplinks {
+            if outgoing.iter().any(|out| matches!(out.link, Link::Uplink(_))) {
+                uplink.send(&self.batch, outgoing);
+            }
+        }
+        self.engine.settle(snapshot, &self.batch);
     }
 
     /// Does what the control plane wants.
@@ -214,11 +285,31 @@ impl Worker {
             match self.inbox.try_recv() {
                 Ok(Message::AddTap { port, queue, receive }) => self.add_tap(port, queue, receive),
                 Ok(Message::RemoveTap(port)) => self.remove_tap(port),
+                Ok(Message::AddUplink(uplink)) => self.add_uplink(*uplink),
+                Ok(Message::RemoveUplink(ifindex)) => self.remove_uplink(ifindex),
+                Ok(Message::Tick) => self.engine.set_timer(now()),
                 // Between batches nothing is held. Nobody waiting any more is no concern of ours.
                 Ok(Message::Quiesce(done)) => _ = done.send(()),
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return Ok(Told::Stop),
                 Err(TryRecvError::Empty) => return Ok(Told::GoOn),
             }
+        }
+    }
+
+    fn add_uplink(&mut self, uplink: PacketPorts) {
+        let Some(ifindex) = uplink.ifindex() else { return };
+        self.remove_uplink(ifindex);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, UPLINK | u64::from(ifindex));
+        match self.epoll.add(&uplink, event) {
+            Ok(()) => self.uplinks.push(uplink),
+            Err(error) => tracing::error!("cannot watch the uplink with index {ifindex}: {error}"),
+        }
+    }
+
+    fn remove_uplink(&mut self, ifindex: u32) {
+        // Closing the socket would end the watch, were it not shared with the control plane.
+        for uplink in self.uplinks.extract_if(.., |u| u.ifindex() == Some(ifindex)) {
+            let _ = self.epoll.delete(uplink.as_fd());
         }
     }
 

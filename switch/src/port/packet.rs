@@ -1,23 +1,25 @@
-//! The packet socket of a worker: receives for every netdev of the switch namespace and sends to any.
+//! The packet sockets of a worker: one receives for every netdev of the switch namespace and sends to any, and each
+//! uplink has one of its own.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::{Rx, Tx, fate_of};
-use crate::batch::{BATCH, Batch};
+use crate::batch::{BATCH, Batch, Source};
 use crate::engine::{Fate, Outgoing};
 use crate::snapshot::Link;
 use crate::sys::mmsg::Sender;
 use crate::sys::packet::{OpenError, PacketSocket};
 use crate::sys::ring::Ring;
 
-/// One unbound socket for all ports of kind packet.
+/// One unbound socket for all ports of kind packet, or one bound socket for an uplink.
 #[derive(Debug)]
 pub struct PacketPorts {
     socket: Arc<PacketSocket>,
     ring: Ring,
     sender: Sender,
+    uplink: Option<u32>,
     /// Which entries of `outgoing` are in the call, in order. Kept for its memory.
     chosen: Vec<(usize, usize, u32)>,
 }
@@ -26,7 +28,17 @@ impl PacketPorts {
     /// Receives from and sends by `socket`.
     pub fn new(socket: Arc<PacketSocket>) -> Result<Self, OpenError> {
         let ring = Ring::new(Arc::clone(&socket))?;
-        Ok(Self { socket, ring, sender: Sender::new(), chosen: Vec::with_capacity(BATCH) })
+        Ok(Self { socket, ring, sender: Sender::new(), uplink: None, chosen: Vec::with_capacity(BATCH) })
+    }
+
+    /// Receives from and sends to one interface of the host.
+    pub fn uplink(socket: Arc<PacketSocket>, ifindex: u32) -> Result<Self, OpenError> {
+        Ok(Self { uplink: Some(ifindex), ..Self::new(socket)? })
+    }
+
+    /// The uplink that it is for.
+    pub const fn ifindex(&self) -> Option<u32> {
+        self.uplink
     }
 
     /// Whether a frame waits to be received. Costs a look into memory.
@@ -43,15 +55,18 @@ impl AsFd for PacketPorts {
 
 impl Rx for PacketPorts {
     fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
-        self.ring.receive(batch).map(drop)
+        let source = if self.uplink.is_some() { Source::Uplink } else { Source::Ifindex };
+        self.ring.receive(batch, source).map(drop)
     }
 }
 
 impl Tx for PacketPorts {
     fn send(&mut self, batch: &Batch, outgoing: &mut [Outgoing]) {
         self.chosen.clear();
+        let uplink = self.uplink;
         self.chosen.extend(outgoing.iter().enumerate().filter_map(|(i, out)| match (out.fate, out.link) {
-            (Fate::Waiting, Link::Packet(ifindex)) => Some((i, out.frame, ifindex)),
+            (Fate::Waiting, Link::Packet(ifindex)) if uplink.is_none() => Some((i, out.frame, ifindex)),
+            (Fate::Waiting, Link::Uplink(ifindex)) if uplink == Some(ifindex) => Some((i, out.frame, ifindex)),
             _ => None,
         }));
         let frames = self.chosen.iter().map(|(_, frame, ifindex)| (batch.wire(*frame), *ifindex));

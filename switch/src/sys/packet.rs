@@ -32,6 +32,13 @@ impl PacketSocket {
     ///
     /// It does not block. Frames come and go with a `virtio_net_hdr` in front.
     pub fn open() -> Result<Self, OpenError> {
+        let socket = Self::open_unbound()?;
+        socket.bind(0)?;
+        Ok(socket)
+    }
+
+    /// The same, but it receives nothing before [`PacketSocket::bind`].
+    pub fn open_unbound() -> Result<Self, OpenError> {
         // SAFETY: socket(2) takes no pointers.
         let raw = unsafe {
             libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
@@ -58,8 +65,41 @@ impl PacketSocket {
         socket
             .set(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)
             .map_err(|e| OpenError::Option("SO_SNDBUFFORCE", e))?;
-        socket.bind().map_err(|e| OpenError::Option("bind(ETH_P_ALL)", e))?;
         Ok(socket)
+    }
+
+    /// Receives from now on: from one interface, or from all (0).
+    ///
+    /// # Errors
+    /// `ENODEV`: there is no such interface.
+    pub fn bind(&self, ifindex: u32) -> Result<(), OpenError> {
+        let address = link_address(ifindex);
+        // SAFETY: the pointer and the length describe `address`, which outlives the call.
+        let rc = unsafe {
+            libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), socklen::<libc::sockaddr_ll>())
+        };
+        check(rc).map_err(|e| OpenError::Option("bind(ETH_P_ALL)", e))
+    }
+
+    /// Receives only what a classic BPF program lets in (`SO_ATTACH_FILTER`), in place of the program before.
+    ///
+    /// # Errors
+    /// `EINVAL`: the program is wrong or too long.
+    pub fn set_filter(&self, program: &[libc::sock_filter]) -> io::Result<()> {
+        let Ok(len) = u16::try_from(program.len()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let described = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the pointer and the length describe `described`, whose own describe `program`; both outlive the call,
+        // and the kernel only reads.
+        let rc = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const described).cast(),
+                socklen::<libc::sock_fprog>(),
+            )
+        };
+        check(rc)
     }
 
     /// Lets this socket share what is received with the other members of `group`, by flow, the same way in both
@@ -122,15 +162,6 @@ impl PacketSocket {
         };
         check(rc)?;
         Ok(value)
-    }
-
-    fn bind(&self) -> io::Result<()> {
-        let address = link_address(0);
-        // SAFETY: the pointer and the length describe `address`, which outlives the call.
-        let rc = unsafe {
-            libc::bind(self.fd.as_raw_fd(), (&raw const address).cast(), socklen::<libc::sockaddr_ll>())
-        };
-        check(rc)
     }
 }
 

@@ -102,8 +102,8 @@ impl Ring {
     }
 
     /// Takes what is there into `batch`, until it is full, without waiting. Tells how many frames were lost because the
-    /// socket's queue had no room for them.
-    pub fn receive(&mut self, batch: &mut Batch) -> io::Result<usize> {
+    /// socket's queue had no room for them. `source` says what an interface's index is to the engine.
+    pub fn receive(&mut self, batch: &mut Batch, source: fn(u32) -> Source) -> io::Result<usize> {
         let mut lost = 0;
         while !batch.is_full() {
             let slot = self.slot();
@@ -127,7 +127,7 @@ impl Ring {
             };
             match taken {
                 Some(len) => {
-                    batch.push(len, Source::Ifindex(address.sll_ifindex.unsigned_abs()), tag(&header));
+                    batch.push(len, source(address.sll_ifindex.unsigned_abs()), tag(&header));
                 }
                 None => lost += 1,
             }
