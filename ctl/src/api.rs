@@ -279,6 +279,164 @@ pub struct DropCount {
     pub help: String,
 }
 
+/// A protocol whose ports can be published.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// `tcp` or `udp`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// Ports of the host that lead to a container.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Published {
+    /// What `swctl unpublish` calls it.
+    pub name: String,
+    /// The host's address; null: every address of the target's family.
+    #[schema(value_type = Option<String>)]
+    pub host_ip: Option<IpAddr>,
+    /// First port.
+    pub host_port: u16,
+    /// Last port.
+    pub host_port_end: u16,
+    /// The protocol.
+    pub protocol: Transport,
+    /// Where it leads.
+    #[schema(value_type = String)]
+    pub target_ip: IpAddr,
+    /// The port where the first one leads; the others follow.
+    pub target_port: u16,
+    /// The target's network.
+    pub network: String,
+    /// Who may connect; everyone if empty.
+    #[schema(value_type = Vec<String>)]
+    pub from: Vec<IpNet>,
+    /// Connections that came by it.
+    pub connections: u64,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
+/// `POST /v1/publishes`: ports to publish.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishSpec {
+    /// The host's address; every address of the target's family when left out.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub host_ip: Option<IpAddr>,
+    /// First port.
+    pub host_port: u16,
+    /// Last port; the first when left out.
+    #[serde(default)]
+    pub host_port_end: Option<u16>,
+    /// TCP when left out.
+    #[serde(default)]
+    pub protocol: Transport,
+    /// A container's address. The container need not exist yet.
+    #[schema(value_type = String)]
+    pub target_ip: IpAddr,
+    /// The port where the first one leads; the others follow.
+    pub target_port: u16,
+    /// Who may connect; everyone if empty.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub from: Vec<IpNet>,
+}
+
+/// One direction of a connection: what its packets look like as they arrive.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Flow {
+    /// Source address.
+    #[schema(value_type = String)]
+    pub src: IpAddr,
+    /// Source port; of an ICMP query its identifier.
+    pub sport: u16,
+    /// Destination address.
+    #[schema(value_type = String)]
+    pub dst: IpAddr,
+    /// Destination port.
+    pub dport: u16,
+}
+
+/// A connection.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Connection {
+    /// `tcp`, `udp`, `icmp` …
+    pub protocol: String,
+    /// How far it has come.
+    pub state: String,
+    /// The container's network.
+    pub network: String,
+    /// The container's port.
+    pub container: Option<String>,
+    /// The way of the packet that opened it.
+    pub original: Flow,
+    /// The way of the answers: the difference is the translation.
+    pub reply: Flow,
+    /// Packets in both directions; a super-frame counts once.
+    pub packets: u64,
+    /// Bytes in both directions, IP headers included.
+    pub bytes: u64,
+    /// Seconds since it was opened.
+    pub age_s: u64,
+    /// Seconds until it ends if no packet comes.
+    pub timeout_s: u64,
+}
+
+/// Selects connections: those that match everything that is set. Of `GET /v1/connections` the query.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionFilter {
+    /// A port of the switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// An address of either direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
+    /// A port of either direction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// How many connections there are.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct Count {
+    /// Number of connections.
+    pub connections: u64,
+}
+
+/// Which network may open connections to which other.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Allowed {
+    /// Who calls.
+    pub from: String,
+    /// Who is called.
+    pub to: String,
+}
+
 /// Something that happened: one line of `GET /v1/events` (JSON lines, as it happens).
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
 pub struct Event {

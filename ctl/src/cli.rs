@@ -8,7 +8,12 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
-use ctl::api::{AttachSpec, DEFAULT_NETWORK, DEFAULT_SOCKET, NetworkSpec, PortSpec};
+use ctl::{
+    api::{
+        AttachSpec, ConnectionFilter, DEFAULT_NETWORK, DEFAULT_SOCKET, NetworkSpec, PortSpec, PublishSpec,
+    },
+    spec::{self, PublishedPorts},
+};
 use ipnet::IpNet;
 
 /// Drives swd, the userspace Ethernet switch and NAT router.
@@ -56,6 +61,41 @@ pub(crate) enum Command {
     /// The MAC table
     #[command(subcommand)]
     Fdb(Fdb),
+    /// Publish ports of the host: who connects to them reaches a container
+    ///
+    /// A client keeps its address, but for those on the host itself. The container need not exist yet.
+    Publish(Publish),
+    /// Take published ports back, and end their connections
+    Unpublish {
+        /// The ports, as they were published
+        #[arg(value_name = "[HOSTIP:]PORT[-PORT][/tcp|/udp]", value_parser = published_text)]
+        ports: String,
+    },
+    /// List the published ports
+    Published,
+    /// Let a network open connections to another
+    Allow {
+        /// The network that calls
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        from: String,
+        /// The network that is called
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        to: String,
+    },
+    /// The opposite of 'allow'; existing connections end
+    Deny {
+        /// The network that calls
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        from: String,
+        /// The network that is called
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        to: String,
+    },
+    /// List which networks may open connections to which
+    Policy,
+    /// The connection table
+    #[command(subcommand)]
+    Conntrack(Conntrack),
     /// Packets and bytes of each port
     Stats {
         /// Only this port
@@ -177,9 +217,81 @@ pub(crate) struct Attach {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Publish {
+    /// The host's ports
+    #[arg(value_name = "[HOSTIP:]PORT[-PORT][/tcp|/udp]", value_parser = spec::parse_published)]
+    ports: PublishedPorts,
+    /// The container's address and port; of a range the first port is enough
+    #[arg(value_name = "IP:PORT[-PORT]", value_parser = spec::parse_target)]
+    target: (IpAddr, u16, u16),
+    /// Only clients with these addresses; may be given several times
+    #[arg(long, value_name = "CIDR", value_parser = subnet)]
+    from: Vec<IpNet>,
+}
+
+impl Publish {
+    /// What to ask swd for.
+    pub(crate) fn spec(self) -> PublishSpec {
+        let PublishedPorts { host_ip, first, last, protocol } = self.ports;
+        PublishSpec {
+            host_ip,
+            host_port: first,
+            host_port_end: Some(last),
+            protocol,
+            target_ip: self.target.0,
+            target_port: self.target.1,
+            from: self.from,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Conntrack {
+    /// List connections
+    Ls(ConnectionArgs),
+    /// Count connections
+    Count(ConnectionArgs),
+    /// End connections
+    Flush(ConnectionArgs),
+    /// Show connections as they come, change their state, and end
+    Watch(ConnectionArgs),
+}
+
+/// Which connections; all of them when nothing is given.
+#[derive(Args, Debug)]
+pub(crate) struct ConnectionArgs {
+    /// Of this port of the switch
+    #[arg(long, value_name = "PORT")]
+    container: Option<String>,
+    /// Of this protocol: tcp, udp, icmp, icmpv6, sctp or a number
+    #[arg(long)]
+    protocol: Option<String>,
+    /// With this address on one side
+    #[arg(long, value_parser = address)]
+    address: Option<IpAddr>,
+    /// With this port on one side
+    #[arg(long)]
+    port: Option<u16>,
+    /// In this state
+    #[arg(long)]
+    state: Option<String>,
+}
+
+impl ConnectionArgs {
+    /// What to ask swd for.
+    pub(crate) fn filter(self) -> ConnectionFilter {
+        let Self { container, protocol, address, port, state } = self;
+        ConnectionFilter { container, protocol, address, port, state }
+    }
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
+    /// Publish a port of the host; may be given several times
+    #[arg(short = 'p', long = "publish", value_name = "[HOSTIP:]HOSTPORT:PORT[/tcp|/udp]", value_parser = run_publish)]
+    pub(crate) publish: Vec<(PublishedPorts, u16)>,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(crate) command: Vec<std::ffi::OsString>,
@@ -298,6 +410,27 @@ fn namespace(text: &str) -> std::io::Result<String> {
         Some(rest) => format!("/proc/{}/{rest}", process::id()),
         None => path,
     })
+}
+
+/// Checked here, told to swd as it is.
+fn published_text(text: &str) -> Result<String, String> {
+    spec::parse_published(text).map(|_| text.to_owned())
+}
+
+/// `[HOSTIP:]HOSTPORT:PORT[/protocol]`.
+fn run_publish(text: &str) -> Result<(PublishedPorts, u16), String> {
+    let (ports, protocol) = match text.rsplit_once('/') {
+        Some((ports, protocol)) => (ports, format!("/{protocol}")),
+        None => (text, String::new()),
+    };
+    let (host, container) =
+        ports.rsplit_once(':').ok_or_else(|| "write HOSTPORT:PORT, for example 8080:80".to_owned())?;
+    let container = container
+        .parse::<u16>()
+        .ok()
+        .filter(|p| *p > 0)
+        .ok_or_else(|| "the container's port is one of 1 to 65535".to_owned())?;
+    Ok((spec::parse_published(&format!("{host}{protocol}"))?, container))
 }
 
 fn subnet(text: &str) -> Result<IpNet, String> {

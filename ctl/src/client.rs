@@ -35,8 +35,8 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time};
 
 use crate::api::{
-    AttachSpec, DropCount, Event, FdbEntry, FdbFlush, FdbSpec, Flushed, Network, NetworkSpec, Port, PortSpec,
-    Problem, Status,
+    Allowed, AttachSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush, FdbSpec, Flushed, Network, NetworkSpec, Port, PortSpec,
+    Problem, PublishSpec, Published, Status,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.
@@ -143,6 +143,52 @@ impl Client {
     /// `POST /v1/fdb/flush`: forgets dynamic entries.
     pub async fn flush_fdb(&self, what: &FdbFlush) -> Result<Flushed, ClientError> {
         self.post("/v1/fdb/flush", what).await
+    }
+
+    /// `GET /v1/publishes`: published ports.
+    pub async fn published(&self) -> Result<Vec<Published>, ClientError> {
+        self.get("/v1/publishes").await
+    }
+
+    /// `POST /v1/publishes`: publishes ports.
+    pub async fn publish(&self, spec: &PublishSpec) -> Result<Published, ClientError> {
+        self.post("/v1/publishes", spec).await
+    }
+
+    /// `DELETE /v1/publishes/{name}`: takes a publish back.
+    pub async fn unpublish(&self, name: &str) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/publishes/{}", encode(name))).await
+    }
+
+    /// `GET /v1/connections`: the connection table.
+    pub async fn connections(&self, filter: &ConnectionFilter) -> Result<Vec<Connection>, ClientError> {
+        self.get(&format!("/v1/connections{}", query(filter))).await
+    }
+
+    /// `GET /v1/connections/count`: how many there are.
+    pub async fn count_connections(&self, filter: &ConnectionFilter) -> Result<Count, ClientError> {
+        self.get(&format!("/v1/connections/count{}", query(filter))).await
+    }
+
+    /// `POST /v1/connections/flush`: ends connections.
+    pub async fn flush_connections(&self, filter: &ConnectionFilter) -> Result<Flushed, ClientError> {
+        self.post("/v1/connections/flush", filter).await
+    }
+
+    /// `GET /v1/policy`: which networks may open connections to which.
+    pub async fn policy(&self) -> Result<Vec<Allowed>, ClientError> {
+        self.get("/v1/policy").await
+    }
+
+    /// `POST /v1/policy`: lets a network open connections to another.
+    pub async fn allow(&self, pair: &Allowed) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(pair).map_err(ClientError::Encode)?;
+        self.request(Method::POST, "/v1/policy", body.into()).await.map(drop)
+    }
+
+    /// `DELETE /v1/policy/{from}/{to}`: the opposite; existing connections end.
+    pub async fn deny(&self, pair: &Allowed) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/policy/{}/{}", encode(&pair.from), encode(&pair.to))).await
     }
 
     /// `GET /v1/drops`: frames dropped, by reason.
@@ -414,6 +460,21 @@ impl ClientError {
         let socket = socket.to_owned();
         if source.is_parse() { Self::Protocol { socket, source } } else { Self::Closed { socket } }
     }
+}
+
+/// A filter as a query string; empty when nothing is set.
+fn query(filter: &ConnectionFilter) -> String {
+    let ConnectionFilter { container, protocol, address, port, state } = filter;
+    let parts = [
+        ("container", container.clone()),
+        ("protocol", protocol.clone()),
+        ("address", address.map(|a| a.to_string())),
+        ("port", port.map(|p| p.to_string())),
+        ("state", state.clone()),
+    ];
+    let set: Vec<String> =
+        parts.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(&value?)))).collect();
+    if set.is_empty() { String::new() } else { format!("?{}", set.join("&")) }
 }
 
 /// Percent-encodes one segment of a path: everything but RFC 3986's unreserved characters.

@@ -1,16 +1,18 @@
 //! The commands: what each asks of swd, and how it prints the answer.
 
+mod conntrack;
 mod events;
 mod fdb;
 mod local;
 mod network;
 mod port;
+mod publish;
 mod run;
 mod status;
 
 use std::process::ExitCode;
 
-use ctl::client::Client;
+use ctl::{api::Allowed, client::Client};
 
 use crate::{
     cli::{Cli, Command},
@@ -29,6 +31,13 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Detach { name } => client.detach(&name).await?,
         Command::Run(command) => return run::run(&client, command).await,
         Command::Fdb(command) => fdb::run(&client, format, command).await?,
+        Command::Publish(publish) => publish::publish(&client, format, &publish.spec()).await?,
+        Command::Unpublish { ports } => client.unpublish(&ports).await?,
+        Command::Published => publish::list(&client, format).await?,
+        Command::Allow { from, to } => client.allow(&Allowed { from, to }).await?,
+        Command::Deny { from, to } => client.deny(&Allowed { from, to }).await?,
+        Command::Policy => publish::policy(&client, format).await?,
+        Command::Conntrack(command) => conntrack::run(&client, format, command).await?,
         Command::Stats { name } => port::stats(&client, format, name.as_deref()).await?,
         Command::Drops { all } => status::drops(&client, format, all).await?,
         Command::Events => events::events(&client, format).await?,

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::api::NetworkSpec;
+use crate::api::{NetworkSpec, Transport};
 
 /// Longest name of an interface (IFNAMSIZ without its final zero).
 pub const MAX_IFNAME: usize = 15;
@@ -248,6 +248,75 @@ pub fn first_host(subnet: IpNet) -> IpAddr {
 /// Whether two subnets have an address in common.
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
+}
+
+/// What is before the target in `swctl publish`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedPorts {
+    /// The host's address.
+    pub host_ip: Option<IpAddr>,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// TCP unless said otherwise.
+    pub protocol: Transport,
+}
+
+/// Reads `[HOSTIP:]PORT[-PORT][/tcp|/udp]`; an IPv6 address stands in brackets.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn parse_published(text: &str) -> Result<PublishedPorts, String> {
+    let (rest, protocol) = match text.rsplit_once('/') {
+        None => (text, Transport::Tcp),
+        Some((rest, "tcp")) => (rest, Transport::Tcp),
+        Some((rest, "udp")) => (rest, Transport::Udp),
+        Some((_, other)) => return Err(format!("'{}' is not tcp or udp", cut(other))),
+    };
+    let (host_ip, ports) = split_address(rest)?;
+    let (first, last) = parse_ports(ports)?;
+    Ok(PublishedPorts { host_ip, first, last, protocol })
+}
+
+/// Reads `IP:PORT[-PORT]`.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn parse_target(text: &str) -> Result<(IpAddr, u16, u16), String> {
+    match split_address(text)? {
+        (Some(ip), ports) => parse_ports(ports).map(|(first, last)| (ip, first, last)),
+        (None, _) => Err(format!("'{}' has no address; write one like 172.18.0.10:80", cut(text))),
+    }
+}
+
+fn split_address(text: &str) -> Result<(Option<IpAddr>, &str), String> {
+    let Some((address, ports)) = text.rsplit_once(':') else { return Ok((None, text)) };
+    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+    let parsed = match bare {
+        Some(v6) => v6.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => address.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    };
+    match parsed {
+        Some(ip) => Ok((Some(ip), ports)),
+        None => Err(format!("'{}' is not an IP address; IPv6 ones stand in brackets: [fd00::10]:80", cut(address))),
+    }
+}
+
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let port = |t: &str| match t.parse::<u16>() {
+        Ok(n) if n > 0 && t.bytes().all(|b| b.is_ascii_digit()) => Ok(n),
+        _ => Err(format!("'{}' is not a port; ports go from 1 to 65535", cut(t))),
+    };
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (port(first)?, port(last)?),
+        None => (port(text)?, port(text)?),
+    };
+    if first > last { Err(format!("{first}-{last} is the wrong way round")) } else { Ok((first, last)) }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(64).filter(|c| !c.is_control()).collect()
 }
 
 #[cfg(test)]

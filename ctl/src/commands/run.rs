@@ -18,7 +18,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use ctl::client::Client;
+use ctl::{
+    api::{Port, PublishSpec},
+    client::Client,
+    spec::PublishedPorts,
+};
 
 use self::{
     namespace::Namespace,
@@ -35,7 +39,7 @@ const SIGNALLED: i32 = 128;
 
 /// `swctl run`: the exit code is that of the command.
 pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCode> {
-    let cli::Run { mut endpoint, command: words } = run;
+    let cli::Run { mut endpoint, publish, command: words } = run;
     let [program, arguments @ ..] = words.as_slice() else { bail!("no command to run") };
     let mut command = Command::new(program);
     command.args(arguments);
@@ -45,13 +49,25 @@ pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCo
     let namespace = Namespace::new()?;
     let name = endpoint.name.get_or_insert_with(|| format!("run-{}", process::id())).clone();
     let spec = endpoint.spec(namespace.path());
-    tokio::select! {
-        attached = client.attach(&spec) => drop(attached?),
+    let port = tokio::select! {
+        attached = client.attach(&spec) => attached?,
         signal = signals.deadly() => {
             // swd may or may not have come to attach it.
             let _ = client.detach(&name).await;
             return Ok(killed_by(signal));
         }
+    };
+    let mut published = Vec::new();
+    let mut refused = None;
+    for (ports, target) in publish {
+        match publish_port(client, &port, ports, target).await {
+            Ok(name) => published.push(name),
+            Err(e) => refused = Some(e),
+        }
+    }
+    if let Some(e) = refused {
+        take_back(client, &published, &name).await;
+        return Err(e);
     }
 
     let code = match namespace.spawn(command).await {
@@ -61,14 +77,48 @@ pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCo
             Ok(ExitCode::from(if e.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }))
         }
     };
-    match client.detach(&name).await {
+    take_back(client, &published, &name).await;
+    code
+}
+
+/// Publishes a port of the host for a container; tells its name.
+async fn publish_port(
+    client: &Client,
+    port: &Port,
+    ports: PublishedPorts,
+    target: u16,
+) -> anyhow::Result<String> {
+    let PublishedPorts { host_ip, first, last, protocol } = ports;
+    let v4 = host_ip.is_none_or(|ip| ip.is_ipv4());
+    let address = port.addresses.iter().map(|a| a.addr()).find(|a| a.is_ipv4() == v4);
+    let address = address.or_else(|| port.addresses.first().map(|a| a.addr()));
+    let Some(target_ip) = address else { bail!("{} has no address to publish a port for", port.name) };
+    let spec = PublishSpec {
+        host_ip,
+        host_port: first,
+        host_port_end: Some(last),
+        protocol,
+        target_ip,
+        target_port: target,
+        from: Vec::new(),
+    };
+    Ok(client.publish(&spec).await?.name)
+}
+
+/// Takes the publishes back and the interface away.
+async fn take_back(client: &Client, published: &[String], name: &str) {
+    for publish in published {
+        if let Err(e) = client.unpublish(publish).await {
+            eprintln!("warning: cannot unpublish {publish}: {}", table::printable(&e.to_string()));
+        }
+    }
+    match client.detach(name).await {
         Err(e) if !e.is_not_found() => {
             // The command's exit code matters more; and swd itself finds out that the namespace is gone.
             eprintln!("warning: cannot detach {name}: {}", table::printable(&e.to_string()));
         }
         _ => {}
     }
-    code
 }
 
 /// Waits for the command to end, and forwards signals to it until then.

@@ -148,6 +148,22 @@ pub enum ApplyError {
         /// Where to write it.
         how: String,
     },
+    /// A program of the host has the port.
+    #[error("cannot publish {key}: {taken}; stop it, or choose another port")]
+    PortTaken {
+        /// What was asked for.
+        key: String,
+        /// Who has it.
+        taken: super::portguard::Taken,
+    },
+    /// The ports cannot be had.
+    #[error("cannot publish {key}: {why}")]
+    Publish {
+        /// What was asked for.
+        key: String,
+        /// Why not.
+        why: String,
+    },
     /// The kernel refused something else.
     #[error("cannot set up {subject}: {source}")]
     Link {
@@ -164,7 +180,7 @@ impl ApplyError {
         match self {
             Self::NoInterface { .. } | Self::NoNamespace { .. } => Class::NotFound,
             Self::Loopback { .. } | Self::NotAContainer { .. } => Class::Invalid,
-            Self::Tap { .. } | Self::Link { .. } => Class::Failed,
+            Self::Tap { .. } | Self::Link { .. } | Self::Publish { .. } => Class::Failed,
             _ => Class::Conflict,
         }
     }
@@ -232,13 +248,17 @@ impl Daemon {
                 }
                 Ok(())
             }
-            Action::RemoveStatic(_) | Action::RemovePort(_) | Action::RemoveNetwork(_) => Ok(()),
+            Action::AddPublish(key) => self.set_up_publish(key),
+            Action::RemoveStatic(_)
+            | Action::RemovePort(_)
+            | Action::RemoveNetwork(_)
+            | Action::RemovePublish(_) => Ok(()),
         }
     }
 
     /// All steps of taking down, in one go: a thousand ports cost one pause of the workers.
     pub(super) async fn take_down(&mut self, steps: &[Action], old: &Desired) {
-        let mut gone = Vec::new();
+        let (mut gone, mut ended) = (Vec::new(), Vec::new());
         let remove = |daemon: &mut Self, name: &str| {
             let removed = daemon.live.remove_port(name)?;
             if removed.kind == PortKind::Tap {
@@ -253,7 +273,11 @@ impl Daemon {
                         self.dataplane.fdb().remove(network, s.mac);
                     }
                 }
+                Action::RemovePublish(key) => self.take_down_publish(key, old),
                 Action::RemovePort(name) => {
+                    if let Some(port) = old.ports.get(name) {
+                        self.end_relayed(port.addresses());
+                    }
                     gone.extend(remove(self, name).map(|p| (name.clone(), p, old.ports.get(name).cloned())));
                 }
                 Action::RemoveNetwork(name) => {
@@ -274,10 +298,15 @@ impl Daemon {
             if let (Some(id), Some(network)) = (self.live.network(name), old.networks.get(name)) {
                 self.dataplane.fdb().remove(id, network.gateway_mac);
             }
-            self.live.remove_network(name);
+            if let Some(id) = self.live.remove_network(name) {
+                ended.push(id);
+            }
         }
         self.publish();
         self.dataplane.quiesce();
+        for id in ended {
+            self.dataplane.forwarding().remove_network(crate::worker::now(), id);
+        }
         for (name, port, was) in gone {
             self.dataplane.forget_port(port.id);
             self.live.free(port.id);
@@ -451,7 +480,7 @@ impl Daemon {
         if link.loopback {
             return Err(ApplyError::Loopback { ifname: ifname() });
         }
-        if self.uplink.as_deref() == Some(port.ifname.as_str()) {
+        if self.uplink.as_deref() == Some(port.ifname.as_str()) || self.outside.is_uplink(&port.ifname) {
             return Err(ApplyError::Uplink { ifname: ifname() });
         }
         if let Some(index) = link.controller {

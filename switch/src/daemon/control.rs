@@ -18,6 +18,7 @@ use super::events::Events;
 use super::keeper::Keeper;
 use super::links::{Conn, LinkError};
 use super::live::Live;
+use super::outside::Outside;
 use super::namespace::{self, NETNS_DIR};
 use super::plan::{Action, plan};
 use super::state::{StateError, Store};
@@ -31,6 +32,7 @@ pub struct Daemon {
     pub(super) name: String,
     pub(super) workers: usize,
     pub(super) uplink: Option<String>,
+    pub(super) outside: Outside,
     pub(super) started: Timestamp,
     pub(super) desired: Desired,
     pub(super) store: Store,
@@ -89,11 +91,6 @@ impl Error {
 }
 
 impl Daemon {
-    /// Tells the workers what is there.
-    pub(super) fn publish(&self) {
-        self.dataplane.publish(self.live.snapshot(&self.desired));
-    }
-
     /// Starts another keeper where it was killed.
     pub(super) fn check_keeper(&mut self) {
         if self.keeper.netns().is_ok() {
@@ -112,7 +109,13 @@ impl Daemon {
         self.store.save(&new)?;
         let old = std::mem::replace(&mut self.desired, new);
         let (down, up): (Vec<_>, Vec<_>) = steps.into_iter().partition(|s| {
-            matches!(s, Action::RemoveStatic(_) | Action::RemovePort(_) | Action::RemoveNetwork(_))
+            matches!(
+                s,
+                Action::RemoveStatic(_)
+                    | Action::RemovePort(_)
+                    | Action::RemoveNetwork(_)
+                    | Action::RemovePublish(_)
+            )
         });
         if !down.is_empty() {
             self.take_down(&down, &old).await;
@@ -123,9 +126,8 @@ impl Daemon {
                 return Err(error.into());
             }
         }
-        if !up.is_empty() {
-            self.publish();
-        }
+        // What leads to no step may still be told: what networks may talk.
+        self.publish();
         Ok(())
     }
 
@@ -144,7 +146,7 @@ impl Daemon {
         }
     }
 
-    async fn edit<T>(
+    pub(super) async fn edit<T>(
         &mut self,
         change: impl FnOnce(&Self, &mut Desired) -> Result<T, EditError>,
     ) -> Result<T, Error> {

@@ -4,7 +4,7 @@
 //! It is what the state file holds, and what the daemon makes of the kernel at every start. Leases are the addresses of
 //! attached ports, and go with them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ctl::api::{AttachSpec, DEFAULT_NETWORK, NetworkSpec, PortSpec};
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ipam::{self, Use};
+use super::publish::Publish;
 use crate::mac::Mac;
 use crate::sys::netns::NetNsId;
 
@@ -27,6 +28,12 @@ pub struct Desired {
     pub ports: BTreeMap<String, Port>,
     /// Static MACs: by network and MAC, the port's name.
     pub statics: BTreeMap<String, Static>,
+    /// Published ports, by what `swctl unpublish` calls them.
+    #[serde(default)]
+    pub publishes: BTreeMap<String, Publish>,
+    /// Networks that may open connections to others.
+    #[serde(default)]
+    pub allowed: BTreeSet<(String, String)>,
 }
 
 /// A network.
@@ -236,6 +243,26 @@ pub enum EditError {
         /// How full it is.
         source: ipam::Exhausted,
     },
+    /// A publish that is wrong by itself.
+    #[error("cannot publish: {why}")]
+    Publish {
+        /// What is wrong.
+        why: String,
+    },
+    /// Ports that are published already.
+    #[error(
+        "cannot publish {key}: {other} leads to {target} since {since:.0}; take it back first with 'swctl unpublish {other}'"
+    )]
+    Published {
+        /// What was asked for.
+        key: String,
+        /// What is there.
+        other: String,
+        /// Where that leads.
+        target: std::net::SocketAddr,
+        /// Since when.
+        since: Timestamp,
+    },
     /// A MAC that cannot be used so.
     #[error("cannot use MAC {mac}: {why}")]
     Mac {
@@ -251,7 +278,7 @@ impl EditError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotFound { .. } => Class::NotFound,
-            Self::Spec { .. } | Self::Mac { .. } => Class::Invalid,
+            Self::Spec { .. } | Self::Mac { .. } | Self::Publish { .. } => Class::Invalid,
             Self::Address { why, .. } if why.starts_with("is outside") || why.starts_with("is the") => {
                 Class::Invalid
             }
@@ -364,6 +391,10 @@ impl Desired {
             }
             return Err(EditError::InUse { name: name.to_owned(), ports: list });
         }
+        if let Some((key, _)) = self.publishes.iter().find(|(_, p)| p.network == name) {
+            return Err(EditError::InUse { name: name.to_owned(), ports: format!("published: {key}") });
+        }
+        self.allowed.retain(|(from, to)| from != name && to != name);
         self.networks.remove(name);
         Ok(())
     }

@@ -157,7 +157,7 @@ pub struct Route {
 /// A connection to the kernel for one namespace.
 #[derive(Debug)]
 pub struct Conn {
-    handle: Handle,
+    pub(super) handle: Handle,
     task: JoinHandle<()>,
 }
 
@@ -476,7 +476,7 @@ fn route_of(message: &RouteMessage, v4: bool) -> Option<Route> {
     Some(Route { destination, interface })
 }
 
-fn refused(what: String, error: rtnetlink::Error) -> LinkError {
+pub(super) fn refused(what: String, error: rtnetlink::Error) -> LinkError {
     let source = match error {
         rtnetlink::Error::NetlinkError(e) => e.to_io(),
         other => io::Error::other({
@@ -497,6 +497,10 @@ pub enum Notice {
     Gone(u32),
     /// Addresses changed.
     Address,
+    /// Routes changed.
+    Route,
+    /// What MAC an address has on an interface.
+    Neighbor(u32, IpAddr, Mac),
     /// Notices were lost: look at everything again.
     Lost,
 }
@@ -537,8 +541,26 @@ impl Watch {
     /// # Errors
     /// When there is no socket to be had.
     pub fn here() -> Result<Self, LinkError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-        let (mut connection, _, messages) = new_multicast_connection(&groups).map_err(LinkError::Socket)?;
+        Self::of(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr])
+    }
+
+    /// The same, with routes and neighbors: the host's.
+    ///
+    /// # Errors
+    /// As [`Watch::here`].
+    pub fn with_routes() -> Result<Self, LinkError> {
+        Self::of(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Neigh,
+        ])
+    }
+
+    fn of(groups: &[MulticastGroup]) -> Result<Self, LinkError> {
+        let (mut connection, _, messages) = new_multicast_connection(groups).map_err(LinkError::Socket)?;
         // Room for a burst: a thousand interfaces that come or go at once.
         let _ = connection.socket_mut().socket_mut().set_rx_buf_sz(4 << 20);
         let messages = futures_channel::Receiver(Box::pin(messages));
@@ -570,6 +592,14 @@ impl Watch {
                 NetlinkPayload::InnerMessage(
                     RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
                 ) => return Notice::Address,
+                NetlinkPayload::InnerMessage(
+                    RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_),
+                ) => return Notice::Route,
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(m)) => {
+                    if let Some((ifindex, address, mac)) = super::routes::neighbor_of(&m) {
+                        return Notice::Neighbor(ifindex, address, mac);
+                    }
+                }
                 NetlinkPayload::Overrun(_) => return Notice::Lost,
                 _ => {}
             }

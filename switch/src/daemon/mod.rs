@@ -6,17 +6,24 @@
 
 mod api;
 pub mod apply;
+mod connections;
 pub mod control;
 pub mod desired;
 pub mod events;
+mod filter;
 pub mod ipam;
 pub mod keeper;
 pub mod links;
 pub mod live;
 pub mod namespace;
 pub mod options;
+mod outside;
 pub mod plan;
+pub mod portguard;
+mod publish;
 mod reconcile;
+pub mod relay;
+mod routes;
 mod start;
 pub mod state;
 mod view;

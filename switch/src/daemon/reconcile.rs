@@ -1,6 +1,7 @@
 //! Keeps what is there in step with what is wanted: at start, and as the kernel tells of changes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use ctl::api::PortKind;
@@ -13,6 +14,7 @@ use super::links::{Link, LinkError, Notice};
 use super::live::LiveLink;
 use super::plan::Action;
 use crate::dataplane::DataEvent;
+use crate::mac::Mac;
 use crate::snapshot::PortId;
 use crate::sys::{heap, tun};
 
@@ -31,6 +33,8 @@ pub(super) struct Heard {
     links: HashMap<u32, Option<Link>>,
     host_links: HashSet<String>,
     addresses: bool,
+    outside: bool,
+    neighbors: Vec<(u32, IpAddr, Mac)>,
     lost: bool,
 }
 
@@ -44,7 +48,7 @@ impl Heard {
             Notice::Gone(index) => {
                 self.links.insert(index, None);
             }
-            Notice::Address => {}
+            Notice::Address | Notice::Route | Notice::Neighbor(..) => {}
             Notice::Lost => self.lost = true,
         }
     }
@@ -53,8 +57,11 @@ impl Heard {
     pub(super) fn host(&mut self, notice: Notice) {
         match notice {
             Notice::Link(link) => {
+                self.outside = true;
                 self.host_links.insert(link.name);
             }
+            Notice::Route => self.outside = true,
+            Notice::Neighbor(ifindex, address, mac) => self.neighbors.push((ifindex, address, mac)),
             Notice::Gone(_) | Notice::Address => self.addresses = true,
             Notice::Lost => {
                 self.lost = true;
@@ -133,6 +140,13 @@ impl Daemon {
         for s in self.desired.statics.values().cloned().collect::<Vec<_>>() {
             let _ = self.set_up(&Action::AddStatic(s)).await;
         }
+        for key in self.desired.publishes.keys().cloned().collect::<Vec<_>>() {
+            if let Err(e) = self.set_up_publish(&key) {
+                tracing::error!("{e}");
+                self.events.tell("publish-refused", &key, e.to_string());
+            }
+        }
+        self.look_outside().await?;
         self.publish();
         if !gone.is_empty() {
             for name in &gone {
@@ -254,6 +268,13 @@ impl Daemon {
                 Err(e) => tracing::warn!("{e}"),
             }
         }
+        if heard.addresses || heard.outside || heard.lost {
+            match self.look_outside().await {
+                Ok(()) => changed |= self.outside_is_wanted(),
+                Err(e) => tracing::warn!("{e}"),
+            }
+        }
+        self.note_neighbors(&heard.neighbors);
         let mut gone = Vec::new();
         for (index, link) in links {
             let Some(name) = self.live.by_index(index).map(str::to_owned) else {

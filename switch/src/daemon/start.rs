@@ -22,6 +22,7 @@ use super::links::{Conn, LinkError, Watch, default_interface};
 use super::live::Live;
 use super::namespace::{self, NamespaceError};
 use super::options::{Internal, Options};
+use super::outside::Outside;
 use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
 use super::{api, keeper, view};
@@ -161,7 +162,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     let switch_netns = place.netns;
     let switch = Conn::within(&switch_netns)?;
     // Watching begins before looking, so that nothing falls in between.
-    let mut host_watch = Watch::here()?;
+    let mut host_watch = Watch::with_routes()?;
     let mut switch_watch = Watch::within(&switch_netns)?;
     let workers = options.workers.unwrap_or(config.workers) as usize;
     let fdb = FdbConfig {
@@ -176,6 +177,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         name: options.name.clone(),
         workers,
         uplink,
+        outside: Outside::new(options.uplink.as_ref().unwrap_or(&config.uplink).clone()),
         started: Timestamp::now(),
         desired: saved.clone().unwrap_or_default(),
         store,

@@ -26,7 +26,7 @@ impl Daemon {
             workers: u32::try_from(self.workers).unwrap_or(u32::MAX),
             networks: self.desired.networks.len() as u64,
             ports: self.live.ports().count() as u64,
-            connections: 0,
+            connections: self.dataplane.forwarding().nat.connection_count().into(),
             drops: totals.dropped,
             received: totals.received,
             forwarded: totals.forwarded,

@@ -194,8 +194,7 @@ impl Resolver {
         self.set(now, hop, mac)
     }
 
-    /// The kernel says what MAC an address has.
-    pub fn set(&mut self, now: Time, hop: Hop, mac: Mac) -> Vec<Parked> {
+    fn set(&mut self, now: Time, hop: Hop, mac: Mac) -> Vec<Parked> {
         if !self.entries.contains_key(&hop) && self.entries.len() >= MAX_ENTRIES && !self.make_room(now) {
             return Vec::new();
         }
@@ -212,6 +211,13 @@ impl Resolver {
         }
         self.unpark(hop, &parked);
         parked
+    }
+
+    /// The kernel's own table says what MAC an address has. Where frames wait, the answer to our question is awaited.
+    pub fn mirror(&mut self, now: Time, hop: Hop, mac: Mac) {
+        if !mac.is_multicast() && mac != Mac::ZERO && self.entries.get(&hop).is_none_or(|e| e.parked.is_empty()) {
+            self.set(now, hop, mac);
+        }
     }
 
     fn unpark(&mut self, hop: Hop, parked: &[Parked]) {

@@ -1,9 +1,11 @@
-//! Everything that needs `unsafe`: packet sockets, multi-message calls, TAP devices, namespaces.
+//! Everything that needs `unsafe`: packet sockets, multi-message calls, TAP devices, namespaces, BPF.
 //!
 //! Each file is one kernel interface. Nothing above this folder is unsafe.
 #![expect(clippy::cast_possible_truncation, reason = "constants and sizes of C structs, all small")]
 
+pub mod bpf;
 pub mod fds;
+pub mod filter;
 pub mod heap;
 pub mod mmsg;
 pub mod netns;

@@ -3,6 +3,7 @@
 //! A handler takes the daemon's lock in a task of its own: a client that hangs up in the middle does not leave half of a
 //! change behind.
 
+mod connections;
 mod server;
 
 use std::convert::Infallible;
@@ -48,6 +49,13 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/fdb", get(fdb).post(fdb_add))
         .route("/v1/fdb/flush", post(fdb_flush))
         .route("/v1/fdb/{network}/{mac}", delete(fdb_remove))
+        .route("/v1/publishes", get(connections::publishes).post(connections::publish))
+        .route("/v1/publishes/{name}", delete(connections::unpublish))
+        .route("/v1/connections", get(connections::connections))
+        .route("/v1/connections/count", get(connections::count))
+        .route("/v1/connections/flush", post(connections::flush))
+        .route("/v1/policy", get(connections::policy).post(connections::allow))
+        .route("/v1/policy/{from}/{to}", delete(connections::deny))
         .route("/v1/drops", get(drops))
         .route("/v1/stats", get(stats))
         .route("/v1/events", get(events))
@@ -329,6 +337,15 @@ async fn events(State(daemon): State<Shared>) -> Response {
         fdb_add,
         fdb_remove,
         fdb_flush,
+        connections::publishes,
+        connections::publish,
+        connections::unpublish,
+        connections::connections,
+        connections::count,
+        connections::flush,
+        connections::policy,
+        connections::allow,
+        connections::deny,
         drops,
         events
     )

@@ -1,0 +1,85 @@
+//! `swctl publish`, `unpublish`, `published`, `allow`, `deny`, `policy`.
+
+use ctl::{
+    api::{Allowed, PublishSpec, Published},
+    client::Client,
+};
+
+use crate::{
+    output::Format,
+    table::{self, Column, Table},
+};
+
+/// `swctl publish`.
+pub(crate) async fn publish(client: &Client, format: Format, spec: &PublishSpec) -> anyhow::Result<()> {
+    format.print(&client.publish(spec).await?, |p| format!("{} leads to {}\n", p.name, target(p)))
+}
+
+/// `swctl published`.
+pub(crate) async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
+    format.print(client.published().await?.as_slice(), describe)
+}
+
+/// `swctl policy`.
+pub(crate) async fn policy(client: &Client, format: Format) -> anyhow::Result<()> {
+    format.print(client.policy().await?.as_slice(), |pairs: &[Allowed]| {
+        let mut table = Table::new(&[Column::Left("FROM"), Column::Left("TO")]);
+        for pair in pairs {
+            table.row([pair.from.clone(), pair.to.clone()]);
+        }
+        table.to_string()
+    })
+}
+
+fn target(p: &Published) -> String {
+    let first = std::net::SocketAddr::new(p.target_ip, p.target_port);
+    match p.host_port_end.saturating_sub(p.host_port) {
+        0 => first.to_string(),
+        more => format!("{first}-{}", p.target_port.saturating_add(more)),
+    }
+}
+
+fn describe(all: &[Published]) -> String {
+    let mut table = Table::new(&[
+        Column::Left("PUBLISHED"),
+        Column::Left("TARGET"),
+        Column::Left("NETWORK"),
+        Column::Left("FROM"),
+        Column::Right("CONNECTIONS"),
+    ]);
+    for p in all {
+        let count = p.connections.to_string();
+        table.row([p.name.clone(), target(p), p.network.clone(), table::list(&p.from), count]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ctl::api::Transport;
+
+    #[test]
+    fn publishes_for_people() {
+        let published = Published {
+            name: "8000-8009/udp".into(),
+            host_ip: None,
+            host_port: 8000,
+            host_port_end: 8009,
+            protocol: Transport::Udp,
+            target_ip: "172.18.0.10".parse().unwrap(),
+            target_port: 80,
+            network: "default".into(),
+            from: Vec::new(),
+            connections: 3,
+            since: "2026-11-21T20:00:00Z".parse().unwrap(),
+        };
+        let json = serde_json::to_value(&published).unwrap();
+        assert_eq!((&json["protocol"], &json["host_ip"]), (&"udp".into(), &serde_json::Value::Null));
+        assert_eq!(
+            describe(&[published]),
+            "PUBLISHED      TARGET             NETWORK  FROM  CONNECTIONS\n\
+             8000-8009/udp  172.18.0.10:80-89  default  -               3\n"
+        );
+    }
+}

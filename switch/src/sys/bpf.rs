@@ -1,0 +1,315 @@
+//! `bpf(2)`: maps, a program and its link, as far as the port guards need them (linux/bpf.h).
+//!
+//! Every object is a descriptor and ends with it, so a process that is killed leaves nothing behind in the kernel. The
+//! descriptors are close-on-exec by the kernel's own doing.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const BPF_MAP_CREATE: i64 = 0;
+const BPF_MAP_LOOKUP_ELEM: i64 = 1;
+const BPF_MAP_UPDATE_ELEM: i64 = 2;
+const BPF_MAP_DELETE_ELEM: i64 = 3;
+const BPF_PROG_LOAD: i64 = 5;
+const BPF_LINK_CREATE: i64 = 28;
+
+const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
+const BPF_SK_LOOKUP: u32 = 36;
+/// Most of what the verifier says that is kept: its last words say what was wrong.
+const LOG_SIZE: usize = 64 << 10;
+
+/// One instruction (`struct bpf_insn`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Insn {
+    /// What to do.
+    pub code: u8,
+    /// Destination in the low half, source in the high half.
+    pub registers: u8,
+    /// Of a jump or of a memory access.
+    pub offset: i16,
+    /// Constant operand.
+    pub immediate: i32,
+}
+
+/// What kind of map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// Keys are 0, 1, ...; all values exist from the start.
+    Array,
+    /// Any keys.
+    Hash,
+    /// Keys are 0, 1, ...; values are sockets.
+    Sockets,
+}
+
+/// A map.
+#[derive(Debug)]
+pub struct Map {
+    fd: OwnedFd,
+    key_size: usize,
+    value_size: usize,
+}
+
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+}
+
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+impl Map {
+    /// Makes a map.
+    ///
+    /// # Errors
+    /// As bpf(2): `EPERM` without `CAP_BPF`, `ENOSYS` without BPF in the kernel.
+    pub fn create(
+        kind: MapKind,
+        name: &str,
+        key_size: usize,
+        value_size: usize,
+        entries: u32,
+    ) -> io::Result<Self> {
+        let mut attributes = MapCreate {
+            map_type: match kind {
+                MapKind::Array => 2,
+                MapKind::Hash => 1,
+                MapKind::Sockets => 15,
+            },
+            key_size: key_size as u32,
+            value_size: value_size as u32,
+            max_entries: entries,
+            map_flags: 0,
+            inner_map_fd: 0,
+            numa_node: 0,
+            map_name: object_name(name),
+        };
+        let fd = open(BPF_MAP_CREATE, &mut attributes)?;
+        Ok(Self { fd, key_size, value_size })
+    }
+
+    /// Sets the value of a key.
+    ///
+    /// # Errors
+    /// As bpf(2): `E2BIG` when the map is full. `InvalidInput` when a size is not the map's.
+    pub fn update(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        if value.len() != self.value_size {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.element(BPF_MAP_UPDATE_ELEM, key, value.as_ptr() as u64)
+    }
+
+    /// Puts a socket into a map of sockets.
+    ///
+    /// # Errors
+    /// As bpf(2): `EOPNOTSUPP` for a socket that is neither listening (TCP) nor bound (UDP).
+    pub fn update_socket(&self, index: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.update(&index.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes())
+    }
+
+    /// Deletes a key of a hash.
+    ///
+    /// # Errors
+    /// As bpf(2): `ENOENT` when it has no such key.
+    pub fn delete(&self, key: &[u8]) -> io::Result<()> {
+        self.element(BPF_MAP_DELETE_ELEM, key, 0)
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// As bpf(2): `ENOENT` when it has no such key.
+    pub fn lookup(&self, key: &[u8]) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; self.value_size];
+        self.element(BPF_MAP_LOOKUP_ELEM, key, value.as_mut_ptr() as u64)?;
+        Ok(value)
+    }
+
+    /// `value` is 0 or points to as many bytes as a value of this map has, writable for a lookup.
+    fn element(&self, command: i64, key: &[u8], value: u64) -> io::Result<()> {
+        if key.len() != self.key_size {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut attributes =
+            Element { map_fd: raw(self.fd.as_fd()), _pad: 0, key: key.as_ptr() as u64, value, flags: 0 };
+        call(command, &mut attributes).map(|_| ())
+    }
+}
+
+impl AsFd for Map {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Why a program was not loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel refuses the program: {source}{}", last_words(.log))]
+pub struct LoadError {
+    /// The error number.
+    pub source: io::Error,
+    /// What the verifier said.
+    pub log: String,
+}
+
+fn last_words(log: &str) -> String {
+    let mut lines = log.lines().rev().filter(|l| !l.trim().is_empty() && !l.starts_with("processed "));
+    lines.next().map(|l| format!(" ({})", l.trim())).unwrap_or_default()
+}
+
+/// A loaded program of the kind that chooses sockets (`BPF_PROG_TYPE_SK_LOOKUP`).
+#[derive(Debug)]
+pub struct SkLookup {
+    fd: OwnedFd,
+}
+
+impl SkLookup {
+    /// Loads it.
+    ///
+    /// # Errors
+    /// With the verifier's log when that is what refused it.
+    pub fn load(name: &str, program: &[Insn]) -> Result<Self, LoadError> {
+        let fail = |source| LoadError { source, log: String::new() };
+        let license = CString::from(c"MIT");
+        let mut attributes = ProgLoad {
+            prog_type: BPF_PROG_TYPE_SK_LOOKUP,
+            insn_cnt: u32::try_from(program.len()).map_err(|_| fail(io::ErrorKind::InvalidInput.into()))?,
+            insns: program.as_ptr() as u64,
+            license: license.as_ptr() as u64,
+            log_level: 0,
+            log_size: 0,
+            log_buf: 0,
+            kern_version: 0,
+            prog_flags: 0,
+            prog_name: object_name(name),
+            prog_ifindex: 0,
+            expected_attach_type: BPF_SK_LOOKUP,
+        };
+        let refused = match open(BPF_PROG_LOAD, &mut attributes) {
+            Ok(fd) => return Ok(Self { fd }),
+            Err(e) => e,
+        };
+        // Once more, to hear why.
+        let mut log = vec![0_u8; LOG_SIZE];
+        attributes.log_level = 1;
+        attributes.log_size = LOG_SIZE as u32;
+        attributes.log_buf = log.as_mut_ptr() as u64;
+        match open(BPF_PROG_LOAD, &mut attributes) {
+            Ok(fd) => Ok(Self { fd }),
+            Err(_) => {
+                let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
+                Err(LoadError {
+                    source: refused,
+                    log: String::from_utf8_lossy(&log[..end]).trim_end().to_owned(),
+                })
+            }
+        }
+    }
+
+    /// Puts it in force in a network namespace, for as long as the link is held.
+    ///
+    /// # Errors
+    /// As bpf(2): `E2BIG` when 64 such programs are in force there already.
+    pub fn attach(&self, netns: impl AsFd) -> io::Result<Link> {
+        let mut attributes = LinkCreate {
+            prog_fd: raw(self.fd.as_fd()),
+            target_fd: raw(netns.as_fd()),
+            attach_type: BPF_SK_LOOKUP,
+            flags: 0,
+        };
+        open(BPF_LINK_CREATE, &mut attributes).map(|fd| Link { _fd: fd })
+    }
+}
+
+/// A program in force.
+#[derive(Debug)]
+pub struct Link {
+    _fd: OwnedFd,
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// A name as the kernel takes it: at most 15 letters, digits, dots and underscores.
+fn object_name(name: &str) -> [u8; 16] {
+    let mut padded = [0; 16];
+    for (to, from) in padded[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    padded
+}
+
+fn open<T>(command: i64, attributes: &mut T) -> io::Result<OwnedFd> {
+    let fd = call(command, attributes)?;
+    // SAFETY: the commands that come here return a descriptor that was opened just now and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `attributes` is the part of `union bpf_attr` that belongs to `command`; pointers in it are good for the call.
+fn call<T>(command: i64, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the pointer and the length describe `attributes`; callers in this file fill it with pointers to memory that
+    // outlives the call and is as long as its sizes say.
+    let rc = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>() as libc::c_ulong)
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc as i32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cut() {
+        assert_eq!(&object_name("swd_guard")[..10], b"swd_guard\0");
+        assert_eq!(object_name("a_name_that_is_far_too_long")[15], 0);
+    }
+
+    #[test]
+    fn the_verifiers_last_words_are_told() {
+        let log = "0: (95) exit\nR0 !read_ok\nprocessed 1 insns (limit 1000000)\n\n";
+        assert_eq!(last_words(log), " (R0 !read_ok)");
+        assert_eq!(last_words(""), "");
+    }
+}
