@@ -367,7 +367,7 @@ impl Daemon {
         let mut usable = None;
         match (here, there) {
             (Some(here), Some(there)) if here.peer == Some(there.index) && here.is_veth() => {
-                usable = Some(here)
+                usable = Some(here);
             }
             // Ours by its alias, but of a switch namespace that has ended: the kernel takes its time to clear away.
             (None, Some(there)) if there.alias.as_deref() == Some(alias.as_str()) => {

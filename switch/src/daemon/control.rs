@@ -53,16 +53,28 @@ pub struct Daemon {
 pub enum Error {
     /// It cannot be.
     #[error(transparent)]
-    Edit(#[from] EditError),
+    Edit(Box<EditError>),
     /// It cannot be kept.
     #[error(transparent)]
     State(#[from] StateError),
     /// It cannot be done.
     #[error(transparent)]
-    Apply(#[from] ApplyError),
+    Apply(Box<ApplyError>),
     /// The kernel does not answer.
     #[error(transparent)]
     Link(#[from] LinkError),
+}
+
+impl From<EditError> for Error {
+    fn from(e: EditError) -> Self {
+        Self::Edit(Box::new(e))
+    }
+}
+
+impl From<ApplyError> for Error {
+    fn from(e: ApplyError) -> Self {
+        Self::Apply(Box::new(e))
+    }
 }
 
 impl Error {
@@ -179,14 +191,15 @@ impl Daemon {
                 None => None,
             };
             let free = self.desired.free_subnet(*subnet, &all);
-            return Err(Error::Apply(ApplyError::Route {
+            return Err(ApplyError::Route {
                 network: spec.name.clone(),
                 subnet: *subnet,
                 route: at.destination,
                 via: via.unwrap_or_default(),
                 free,
                 how: how.replace("{free}", &free.to_string()),
-            }));
+            }
+            .into());
         }
         Ok(())
     }

@@ -213,15 +213,12 @@ pub fn serve(socket: &Path, pin: &Path) -> io::Result<()> {
         if ready[1] {
             let _ = watch.read_events();
         }
-        if ready[0] {
-            if let Ok((client, _)) = listener.accept() {
-                if clients.len() < MAX_CLIENTS && is_trusted(&client) {
-                    let _ = client.set_nonblocking(false);
-                    let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
-                    let _ = client.set_write_timeout(Some(Duration::from_secs(1)));
-                    clients.push(client);
-                }
-            }
+        let client = if ready[0] { listener.accept().ok() } else { None };
+        if let Some((client, _)) = client.filter(|(c, _)| clients.len() < MAX_CLIENTS && is_trusted(c)) {
+            let _ = client.set_nonblocking(false);
+            let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
+            let _ = client.set_write_timeout(Some(Duration::from_secs(1)));
+            clients.push(client);
         }
     }
 }

@@ -122,9 +122,10 @@ impl Daemon {
             // Without an interface, either the container is gone, or only what was ours of it.
             let may_live = if port.is_tap() { lost.queues } else { lost.pairs };
             let again = Action::AddPort(name.clone());
-            if !back && !(may_live && self.set_up(&again).await.is_ok()) {
-                gone.push(name);
+            if back || (may_live && self.set_up(&again).await.is_ok()) {
+                continue;
             }
+            gone.push(name);
         }
         for name in queues.keys() {
             let _ = self.keeper.delete(name);
@@ -218,13 +219,10 @@ impl Daemon {
 
     /// Follows a renamed interface.
     fn note_name(&mut self, port: &str, ifname: &str) {
-        if let Some(port) = self.desired.ports.get_mut(port) {
-            if port.ifname != ifname {
-                ifname.clone_into(&mut port.ifname);
-                if let Err(e) = self.store.save(&self.desired) {
-                    tracing::warn!("{e}");
-                }
-            }
+        let Some(port) = self.desired.ports.get_mut(port).filter(|p| p.ifname != ifname) else { return };
+        ifname.clone_into(&mut port.ifname);
+        if let Err(e) = self.store.save(&self.desired) {
+            tracing::warn!("{e}");
         }
     }
 

@@ -105,6 +105,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// The whole of `swd`, as the body of a `main`: parses the command line, runs, and tells the exit code. `stages` makes
 /// the user's own stages for each worker.
+#[expect(clippy::needless_pass_by_value, reason = "so that a closure can be given as it is written")]
 pub fn main(stages: Box<StageFactory>) -> ExitCode {
     let options = Options::parse();
     if let Some(Internal::Keeper { socket, pin }) = &options.internal {
@@ -116,7 +117,7 @@ pub fn main(stages: Box<StageFactory>) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SWD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
-    match run(options, stages) {
+    match run(&options, &*stages) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {}", e.to_string().lines().collect::<Vec<_>>().join("; "));
@@ -129,7 +130,7 @@ pub fn main(stages: Box<StageFactory>) -> ExitCode {
 ///
 /// # Errors
 /// When it cannot start.
-pub fn run(options: Options, stages: Box<StageFactory>) -> Result<(), StartupError> {
+pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError> {
     spec::check_name("instance", &options.name)?;
     let config = match &options.config {
         Some(path) => Config::load(path)?,
@@ -139,10 +140,10 @@ pub fn run(options: Options, stages: Box<StageFactory>) -> Result<(), StartupErr
         return Err(StartupError::Capabilities(missing));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(live(&options, &config, stages))
+    runtime.block_on(live(options, &config, stages))
 }
 
-async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> Result<(), StartupError> {
+async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Result<(), StartupError> {
     // Before anything can be left behind.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -169,7 +170,7 @@ async fn live(options: &Options, config: &Config, stages: Box<StageFactory>) -> 
         max_per_port: usize::try_from(config.fdb.max_per_port).unwrap_or(usize::MAX),
     };
     let (dataplane, mut data_events) =
-        Dataplane::start(&switch_netns, &dataplane::Config { workers, fdb }, &*stages)
+        Dataplane::start(&switch_netns, &dataplane::Config { workers, fdb }, stages)
             .map_err(StartupError::Dataplane)?;
     let mut daemon = Daemon {
         name: options.name.clone(),
