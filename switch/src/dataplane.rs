@@ -263,6 +263,7 @@ fn start_worker(number: usize, engine: Engine, ports: PacketPorts) -> io::Result
     let worker = Worker::new(engine, ports, inbox, Arc::clone(&wake))?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         let alive = DiesWithWorker;
+        worker::raise_priority();
         if let Err(error) = worker.run() {
             tracing::error!("worker {number} cannot go on: {error}");
             return; // `alive` ends the process.

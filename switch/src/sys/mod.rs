@@ -9,4 +9,5 @@ pub mod mmsg;
 pub mod netns;
 pub mod packet;
 pub mod ring;
+pub mod sched;
 pub mod tun;

@@ -1,0 +1,88 @@
+//! The hash index from tuples to connections: chains through the entries themselves.
+//!
+//! The number of chains is fixed when the table is made, two per connection of its limit, so nothing is ever rehashed
+//! and no packet waits for it. A chain link names an entry and which of its two tuples is meant.
+
+use std::hash::BuildHasher;
+
+use foldhash::quality::RandomState;
+
+use super::Entry;
+use crate::slab::{NONE, Slab};
+use crate::tuple::{Direction, Tuple};
+
+#[derive(Debug)]
+pub(super) struct Index {
+    /// The first link of each chain; the length is a power of two.
+    heads: Vec<u32>,
+    /// Keyed at random, since addresses and ports are the attacker's choice.
+    hash: RandomState,
+}
+
+impl Index {
+    pub(super) fn new(connections: u32) -> Self {
+        let chains = (connections as usize).saturating_mul(2).next_power_of_two();
+        Self { heads: vec![NONE; chains], hash: RandomState::default() }
+    }
+
+    /// The connection with this tuple, and in which of its directions.
+    pub(super) fn find(&self, slab: &Slab<Entry>, tuple: &Tuple) -> Option<(u32, Direction)> {
+        let mut link = *self.heads.get(self.chain(tuple))?;
+        while link != NONE {
+            let (index, direction) = unpack(link);
+            let entry = slab.get(index)?;
+            if entry.connection.tuple(direction) == tuple {
+                return Some((index, direction));
+            }
+            link = entry.chain[direction.index()];
+        }
+        None
+    }
+
+    pub(super) fn insert(&mut self, slab: &mut Slab<Entry>, index: u32, direction: Direction) {
+        let Some(entry) = slab.get_mut(index) else { return };
+        let chain = self.chain(entry.connection.tuple(direction));
+        let Some(head) = self.heads.get_mut(chain) else { return };
+        entry.chain[direction.index()] = *head;
+        *head = pack(index, direction);
+    }
+
+    pub(super) fn remove(&mut self, slab: &mut Slab<Entry>, index: u32, direction: Direction) {
+        let Some(entry) = slab.get(index) else { return };
+        let next = entry.chain[direction.index()];
+        let chain = self.chain(entry.connection.tuple(direction));
+        let Some(head) = self.heads.get_mut(chain) else { return };
+        let mut link = *head;
+        if link == pack(index, direction) {
+            *head = next;
+            return;
+        }
+        while link != NONE {
+            let (at, at_direction) = unpack(link);
+            let Some(entry) = slab.get_mut(at) else { return };
+            let following = &mut entry.chain[at_direction.index()];
+            if *following == pack(index, direction) {
+                *following = next;
+                return;
+            }
+            link = *following;
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the mask leaves fewer bits than a usize has")]
+    fn chain(&self, tuple: &Tuple) -> usize {
+        self.hash.hash_one(tuple) as usize & (self.heads.len() - 1)
+    }
+}
+
+const fn pack(index: u32, direction: Direction) -> u32 {
+    index << 1
+        | match direction {
+            Direction::Original => 0,
+            Direction::Reply => 1,
+        }
+}
+
+const fn unpack(link: u32) -> (u32, Direction) {
+    (link >> 1, if link & 1 == 0 { Direction::Original } else { Direction::Reply })
+}
