@@ -165,7 +165,7 @@ impl Namespace {
     /// The link-local IPv6 address of an interface inside.
     #[track_caller]
     pub fn link_local(&self, ifname: &str) -> String {
-        process::wait_for("an IPv6 link-local address", process::s(5), || {
+        process::wait_for("an IPv6 link-local address", process::s(20), || {
             let shown = self.ip_json(&["-6", "addr", "show", "dev", ifname, "scope", "link", "-tentative"]);
             let local = shown.iter().flat_map(|l| l["addr_info"].as_array().cloned().unwrap_or_default());
             local.filter_map(|a| a["local"].as_str().map(str::to_owned)).next()
