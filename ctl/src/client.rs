@@ -35,8 +35,8 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time};
 
 use crate::api::{
-    Allowed, AttachSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush, FdbSpec, Flushed, Network, NetworkSpec, Port, PortSpec,
-    Problem, PublishSpec, Published, Status,
+    Allowed, AttachSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush, FdbSpec,
+    Flushed, Network, NetworkSpec, Port, PortSpec, Problem, PublishSpec, Published, Status,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.

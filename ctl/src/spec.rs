@@ -299,7 +299,10 @@ fn split_address(text: &str) -> Result<(Option<IpAddr>, &str), String> {
     };
     match parsed {
         Some(ip) => Ok((Some(ip), ports)),
-        None => Err(format!("'{}' is not an IP address; IPv6 ones stand in brackets: [fd00::10]:80", cut(address))),
+        None => Err(format!(
+            "'{}' is not an IP address; IPv6 ones stand in brackets: [fd00::10]:80",
+            cut(address)
+        )),
     }
 }
 

@@ -331,7 +331,8 @@ impl Engine {
                 // What the switch asks itself is for the containers; the host knows.
                 let except = from_port.or_else(|| network?.host_port);
                 let flood = network.map_or(&[][..], |n| &n.flood);
-                let others = flood.iter().filter(|id| Some(**id) != except).filter_map(|id| snapshot.port(*id));
+                let others =
+                    flood.iter().filter(|id| Some(**id) != except).filter_map(|id| snapshot.port(*id));
                 self.outgoing.extend(others.map(send));
                 if self.outgoing.len() == first {
                     return self.drop(snapshot, from, DropReason::NoEgress);

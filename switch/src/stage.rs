@@ -20,8 +20,8 @@ use crate::fdb::Fdb;
 use crate::frame::Frame;
 use crate::guard::Guard;
 use crate::learn::Learn;
-use crate::router::{Lock, Router};
 use crate::router::neighbor::Neighbors;
+use crate::router::{Lock, Router};
 use crate::snapshot::{Network, Port, Snapshot};
 use crate::verdict::Verdict;
 

@@ -172,7 +172,10 @@ impl Worker {
                     }
                     tap if tap < UPLINK => self.serve_tap(tap),
                     uplink => {
-                        let at = self.uplinks.iter().position(|u| u.ifindex().map(u64::from) == Some(uplink ^ UPLINK));
+                        let at = self
+                            .uplinks
+                            .iter()
+                            .position(|u| u.ifindex().map(u64::from) == Some(uplink ^ UPLINK));
                         at.is_some_and(|at| self.serve_uplink(at))
                     }
                 }

@@ -133,7 +133,18 @@ mod tests {
         );
         let json = serde_json::to_value(&c).unwrap();
         let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-        let wanted = ["age_s", "bytes", "container", "network", "original", "packets", "protocol", "reply", "state", "timeout_s"];
+        let wanted = [
+            "age_s",
+            "bytes",
+            "container",
+            "network",
+            "original",
+            "packets",
+            "protocol",
+            "reply",
+            "state",
+            "timeout_s",
+        ];
         assert_eq!(keys, wanted);
     }
 }

@@ -12,7 +12,8 @@ impl Daemon {
     /// `GET /v1/publishes`.
     pub fn published(&self) -> Vec<api::Published> {
         let state = self.dataplane.forwarding();
-        let counts: std::collections::HashMap<_, _> = state.nat.published().map(|(id, _, n)| (id, n)).collect();
+        let counts: std::collections::HashMap<_, _> =
+            state.nat.published().map(|(id, _, n)| (id, n)).collect();
         let count = |key: &String| self.outside.rules.get(key).and_then(|id| counts.get(id)).copied();
         self.desired
             .publishes
@@ -151,7 +152,9 @@ impl Daemon {
 
     fn connection_view(&self, now: nat::Time, c: &nat::Connection) -> api::Connection {
         let (original, reply) = (c.tuple(Direction::Original), c.tuple(Direction::Reply));
-        let sum = |of: fn(nat::Counters) -> u64| of(c.counters(Direction::Original)) + of(c.counters(Direction::Reply));
+        let sum = |of: fn(nat::Counters) -> u64| {
+            of(c.counters(Direction::Original)) + of(c.counters(Direction::Reply))
+        };
         let owners = [c.owner(Direction::Original), c.owner(Direction::Reply)];
         let inside = owners.into_iter().find(|o| *o != OwnerId::OUTSIDE);
         let network = [original.network, reply.network].into_iter().find_map(network_of);

@@ -87,7 +87,8 @@ impl Program {
             let (words, masks): (Vec<u32>, Vec<u32>) = match (net.network(), net.netmask()) {
                 (IpAddr::V4(a), IpAddr::V4(m)) => (vec![a.to_bits()], vec![m.to_bits()]),
                 (IpAddr::V6(a), IpAddr::V6(m)) => {
-                    let split = |x: u128| (0..4).map(|i| ((x >> (96 - 32 * i)) & 0xffff_ffff) as u32).collect();
+                    let split =
+                        |x: u128| (0..4).map(|i| ((x >> (96 - 32 * i)) & 0xffff_ffff) as u32).collect();
                     (split(a.to_bits()), split(m.to_bits()))
                 }
                 _ => continue,
@@ -143,7 +144,8 @@ pub(super) fn program(wanted: &[IpNet], owned: &OwnedPorts) -> Vec<sock_filter> 
         p.take();
         p.op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 14);
         p.load(libc::BPF_B, 23);
-        let indexed = |p: &mut Program, size: u32, at: u32| p.op(libc::BPF_LD | size | libc::BPF_IND, 0, 0, at);
+        let indexed =
+            |p: &mut Program, size: u32, at: u32| p.op(libc::BPF_LD | size | libc::BPF_IND, 0, 0, at);
         p.when(6, |p| {
             indexed(p, libc::BPF_H, 16);
             p.ranges(&tcp);
@@ -213,7 +215,11 @@ mod tests {
             if at >= SKF_AD_OFF {
                 return Some(0);
             }
-            let n = match size { libc::BPF_B => 1, libc::BPF_H => 2, _ => 4 };
+            let n = match size {
+                libc::BPF_B => 1,
+                libc::BPF_H => 2,
+                _ => 4,
+            };
             Some(frame.get(at as usize..at as usize + n)?.iter().fold(0, |v, b| v << 8 | u32::from(*b)))
         };
         loop {
@@ -231,7 +237,10 @@ mod tests {
                 libc::BPF_RET => return k != 0,
                 _ => {
                     let hit = match code & 0xf0 {
-                        libc::BPF_JA => { pc += k as usize; continue }
+                        libc::BPF_JA => {
+                            pc += k as usize;
+                            continue;
+                        }
                         libc::BPF_JEQ => a == k,
                         libc::BPF_JGT => a > k,
                         libc::BPF_JGE => a >= k,

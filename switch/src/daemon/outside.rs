@@ -194,13 +194,13 @@ impl Daemon {
         if self.outside.wanted == Uplink::None {
             return Ok(());
         }
-        if !self.outside.pool {
-            if let Err(e) = self.guard_pool() {
-                tracing::error!("no connections to the outside: {e}");
-                self.events.tell("uplink-refused", "uplink", format!("no connections to the outside: {e}"));
-                self.outside.wanted = Uplink::None;
-                return Ok(());
-            }
+        if !self.outside.pool
+            && let Err(e) = self.guard_pool()
+        {
+            tracing::error!("no connections to the outside: {e}");
+            self.events.tell("uplink-refused", "uplink", format!("no connections to the outside: {e}"));
+            self.outside.wanted = Uplink::None;
+            return Ok(());
         }
         let addresses = self.host.addresses().await?;
         let routes = self.host.main_routes().await?;
@@ -253,7 +253,11 @@ impl Daemon {
         let (wanted, owned) = self.filter_input();
         match self.dataplane.add_uplink(ifindex, &filter::program(&wanted, &owned)) {
             Ok(sockets) => {
-                self.events.tell("uplink-added", &link.name, format!("the outside is reached by {}", link.name));
+                self.events.tell(
+                    "uplink-added",
+                    &link.name,
+                    format!("the outside is reached by {}", link.name),
+                );
                 self.outside.uplinks.insert(ifindex, Open { link, sockets, counters: Arc::default() });
                 self.outside.filtered = None;
             }
@@ -306,10 +310,10 @@ impl Daemon {
         if let Some(relay) = &self.outside.relay {
             relay.end(protocol, publish.ports());
         }
-        if let Some(guards) = &mut self.outside.guards {
-            if let Err(e) = guards.release_at(publish.host, protocol, publish.ports(), Purpose::Publish) {
-                tracing::warn!("{e}");
-            }
+        if let Some(guards) = &mut self.outside.guards
+            && let Err(e) = guards.release_at(publish.host, protocol, publish.ports(), Purpose::Publish)
+        {
+            tracing::warn!("{e}");
         }
     }
 

@@ -112,7 +112,9 @@ impl Desired {
         let last = spec.host_port_end.unwrap_or(spec.host_port);
         let host = spec.host_ip.filter(|h| !h.is_unspecified());
         if spec.host_port == 0 || spec.target_port == 0 || last < spec.host_port {
-            return Err(wrong("ports go from 1 to 65535, and a range from the lower to the higher one".into()));
+            return Err(wrong(
+                "ports go from 1 to 65535, and a range from the lower to the higher one".into(),
+            ));
         }
         if spec.target_port.checked_add(last - spec.host_port).is_none() {
             return Err(wrong(format!(

@@ -66,7 +66,9 @@ impl Tx for PacketPorts {
         let uplink = self.uplink;
         self.chosen.extend(outgoing.iter().enumerate().filter_map(|(i, out)| match (out.fate, out.link) {
             (Fate::Waiting, Link::Packet(ifindex)) if uplink.is_none() => Some((i, out.frame, ifindex)),
-            (Fate::Waiting, Link::Uplink(ifindex)) if uplink == Some(ifindex) => Some((i, out.frame, ifindex)),
+            (Fate::Waiting, Link::Uplink(ifindex)) if uplink == Some(ifindex) => {
+                Some((i, out.frame, ifindex))
+            }
             _ => None,
         }));
         let frames = self.chosen.iter().map(|(_, frame, ifindex)| (batch.wire(*frame), *ifindex));

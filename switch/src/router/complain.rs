@@ -70,7 +70,10 @@ impl Complaint {
 /// An ICMP error about `packet`, from `source` to the packet's sender; none where there must not be one.
 pub(super) fn icmp(packet: &Packet<'_>, complaint: Complaint, source: IpAddr) -> Option<Vec<u8>> {
     let (from, to) = (packet.source().to_ip(), packet.destination().to_ip());
-    if matches!(packet.transport(), Transport::Error | Transport::Later) || !is_unicast(from) || !is_unicast(to) {
+    if matches!(packet.transport(), Transport::Error | Transport::Later)
+        || !is_unicast(from)
+        || !is_unicast(to)
+    {
         return None;
     }
     match (source, from) {
@@ -131,9 +134,8 @@ pub(super) fn reset(packet: &Packet<'_>) -> Option<Vec<u8>> {
         (IpAddr::V6(source), IpAddr::V6(to)) => header_v6(source.octets(), to.octets(), Protocol::Tcp, 20),
         _ => return None,
     };
-    let taken = segment.payload
-        + u32::from(segment.has(tcp_flag::SYN))
-        + u32::from(segment.has(tcp_flag::FIN));
+    let taken =
+        segment.payload + u32::from(segment.has(tcp_flag::SYN)) + u32::from(segment.has(tcp_flag::FIN));
     let (sequence, acknowledgment, flags) = if segment.has(tcp_flag::ACK) {
         (segment.acknowledgment, 0, tcp_flag::RST)
     } else {
@@ -162,7 +164,8 @@ fn finish(packet: &mut [u8]) {
     let Ok(view) = Packet::parse(packet, Checksum::Complete) else { return };
     let length = u32::try_from(view.transport_bytes().len()).unwrap_or(u32::MAX);
     let pseudo = checksum::pseudo_header_sum(view.source(), view.destination(), view.protocol(), length);
-    let at = view.len() - view.transport_bytes().len() + if view.protocol() == Protocol::Tcp { 16 } else { 2 };
+    let at =
+        view.len() - view.transport_bytes().len() + if view.protocol() == Protocol::Tcp { 16 } else { 2 };
     let sum = checksum::sum(view.transport_bytes());
     let sum = !checksum::Delta::default().word(0xffff, sum).update_partial(pseudo);
     if let Some(field) = packet.get_mut(at..at + 2) {
@@ -231,7 +234,10 @@ mod tests {
         let mut bytes = udp_v4(&[7; 1000]);
         let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
         let error = icmp(&packet, Complaint::TooBig(1400), "172.18.0.1".parse().unwrap()).unwrap();
-        assert_eq!((error.len(), checksum::sum(&error[..20]), checksum::sum(&error[20..])), (576, 0xffff, 0xffff));
+        assert_eq!(
+            (error.len(), checksum::sum(&error[..20]), checksum::sum(&error[20..])),
+            (576, 0xffff, 0xffff)
+        );
         assert_eq!((&error[20..22], &error[24..28]), (&[3, 4][..], &[0, 0, 5, 120][..]));
         assert_eq!(error[28..], packet.bytes()[..548]);
         let mut about = error;
@@ -257,13 +263,18 @@ mod tests {
             assert!(tcp.rst() && tcp.ack() && tcp.acknowledgment_number() == 100);
             assert_eq!((tcp.source_port(), tcp.destination_port()), (80, 4000));
             let sum = match &sliced.net {
-                Some(etherparse::NetSlice::Ipv4(ip)) => tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()),
-                Some(etherparse::NetSlice::Ipv6(ip)) => tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()),
+                Some(etherparse::NetSlice::Ipv4(ip)) => {
+                    tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination())
+                }
+                Some(etherparse::NetSlice::Ipv6(ip)) => {
+                    tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination())
+                }
                 _ => panic!(),
             };
             assert_eq!(sum.unwrap(), tcp.checksum());
-            let answer = Packet::parse(&mut answer, Checksum::Complete).unwrap();
-            assert_eq!(reset(&answer), None, "no reset for a reset");
+            drop(sliced);
+            let again = Packet::parse(&mut answer, Checksum::Complete).unwrap();
+            assert_eq!(reset(&again), None, "no reset for a reset");
         }
     }
 
@@ -274,6 +285,9 @@ mod tests {
         let (a, b) = (Ingress::Port(PortId(1)), Ingress::Uplink(2));
         assert_eq!((0..1000).filter(|_| limiter.may(t, a)).count(), 200);
         assert!(limiter.may(t, b));
-        assert_eq!((0..1000).filter(|_| limiter.may(t + std::time::Duration::from_millis(500), a)).count(), 100);
+        assert_eq!(
+            (0..1000).filter(|_| limiter.may(t + std::time::Duration::from_millis(500), a)).count(),
+            100
+        );
     }
 }

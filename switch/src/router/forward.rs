@@ -191,8 +191,7 @@ impl<'a> Ways<'a> {
         let Some((to, _)) = self.mac_inside(other, destination) else {
             return self.park(frame, Hop::Inside(other.id, destination), from, Resume::Again);
         };
-        let verdict =
-            self.state.nat.routed(self.now, &mut packet, party(network, port.id), party(other, to));
+        let verdict = self.state.nat.routed(self.now, &mut packet, party(network, port.id), party(other, to));
         let verdict = match verdict {
             nat::Verdict::New(_) if !may_begin => {
                 self.complain(&packet, Complaint::Prohibited, from, sender);
@@ -215,7 +214,7 @@ impl<'a> Ways<'a> {
 
     /// A packet from a container to one of the host's addresses, which may be for a published port or for another
     /// container's mapping. [`Verdict::Next`]: it is the host's.
-    pub(super) fn to_host(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
+    pub(super) fn hairpin(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Next;
@@ -484,7 +483,9 @@ impl<'a> Ways<'a> {
         };
         let uplink = self.snapshot.uplink(ifindex).ok_or(Some(Complaint::NoRoute))?;
         let broadcast = |a: &ipnet::IpNet| {
-            a.addr().is_ipv4() && a.prefix_len() < 31 && (a.broadcast() == destination || a.network() == destination)
+            a.addr().is_ipv4()
+                && a.prefix_len() < 31
+                && (a.broadcast() == destination || a.network() == destination)
         };
         if uplink.addresses.iter().any(broadcast) {
             return Err(None);
@@ -534,7 +535,9 @@ impl<'a> Ways<'a> {
         let (frame, verdict, network) = match question.hop {
             Hop::Outside(ifindex, target) => {
                 let Some(uplink) = self.snapshot.uplink(ifindex) else { return };
-                let link_local = || uplink.addresses.iter().map(ipnet::IpNet::addr).find(|a| a.is_ipv4() == target.is_ipv4());
+                let link_local = || {
+                    uplink.addresses.iter().map(ipnet::IpNet::addr).find(|a| a.is_ipv4() == target.is_ipv4())
+                };
                 let Some(address) = uplink.address_for(target).or_else(link_local) else { return };
                 let frame = ask::question(uplink.mac, address, target, question.known);
                 (frame, Verdict::Uplink(ifindex), NetworkId(0))
@@ -579,7 +582,7 @@ impl<'a> Ways<'a> {
         };
         let mut frame = frame.frame(id);
         if destination(&frame).is_some_and(|d| self.snapshot.host_addresses.contains(&d)) {
-            match self.to_host(&mut frame, port, network) {
+            match self.hairpin(&mut frame, port, network) {
                 Verdict::Next => {
                     network.host_port.map_or(Verdict::Drop(DropReason::NoHostAccess), Verdict::Forward)
                 }
@@ -632,10 +635,10 @@ impl<'a> Ways<'a> {
     fn refuse(&mut self, packet: &Packet<'_>, to: Ingress, mac: Mac) {
         if packet.transport() != Transport::Tcp {
             self.complain(packet, Complaint::PortUnreachable, to, mac);
-        } else if self.state.limiter.may(self.now, to) {
-            if let Some(reset) = complain::reset(packet) {
-                self.send_own(&reset, to, mac);
-            }
+        } else if self.state.limiter.may(self.now, to)
+            && let Some(reset) = complain::reset(packet)
+        {
+            self.send_own(&reset, to, mac);
         }
     }
 

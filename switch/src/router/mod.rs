@@ -25,9 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use etherparse::{LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket};
 use nat::{Protocol, Time};
 
-use crate::frame::{
-    ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Frame,
-};
+use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Frame};
 use crate::snapshot::Snapshot;
 use crate::stage::Cx;
 use crate::verdict::{DropReason, Verdict};
@@ -95,7 +93,7 @@ impl Router {
         let to_host = is_for_host(frame, cx);
         let verdict = match forward::destination(frame) {
             Some(address) if is_host(address, cx) && may_be_ours(frame, cx.snapshot) => {
-                self.ways(cx.now, cx.snapshot, cx.neighbors, lock).to_host(frame, cx.port, cx.network)
+                self.ways(cx.now, cx.snapshot, cx.neighbors, lock).hairpin(frame, cx.port, cx.network)
             }
             Some(address) if !is_host(address, cx) && !is_gateway(address, cx) && routes(cx.snapshot) => {
                 self.ways(cx.now, cx.snapshot, cx.neighbors, lock).outbound(frame, cx.port, cx.network)
@@ -193,8 +191,7 @@ fn is_for_host(frame: &Frame<'_>, cx: &Cx<'_>) -> bool {
         // Not IP, or IP that cannot be read, or under more tags than were looked through.
         None => {
             let ether_type = frame.ethertype();
-            ![ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ETHERTYPE_QINQ]
-                .contains(&ether_type)
+            ![ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ETHERTYPE_QINQ].contains(&ether_type)
         }
     }
 }

@@ -215,7 +215,10 @@ impl Resolver {
 
     /// The kernel's own table says what MAC an address has. Where frames wait, the answer to our question is awaited.
     pub fn mirror(&mut self, now: Time, hop: Hop, mac: Mac) {
-        if !mac.is_multicast() && mac != Mac::ZERO && self.entries.get(&hop).is_none_or(|e| e.parked.is_empty()) {
+        if !mac.is_multicast()
+            && mac != Mac::ZERO
+            && self.entries.get(&hop).is_none_or(|e| e.parked.is_empty())
+        {
             self.set(now, hop, mac);
         }
     }

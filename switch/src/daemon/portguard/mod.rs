@@ -295,9 +295,9 @@ impl Guards {
         let address = address.filter(|a| !a.is_unspecified());
         let mut claim = Claim { protocol, address, ports, purpose, without: Vec::new() };
         if self.lookup.is_some() {
-            self.claim_by_lookup(&mut claim)?
+            self.claim_by_lookup(&mut claim)?;
         } else {
-            self.claim_by_sockets(&mut claim)?
+            self.claim_by_sockets(&mut claim)?;
         }
         Ok(Owned { left_out: claim.without })
     }

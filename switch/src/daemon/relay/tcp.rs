@@ -325,10 +325,10 @@ impl Way {
     }
 
     fn give_back(&mut self, pipes: &mut Vec<Pipe>) {
-        if let Some(pipe) = self.pipe.take() {
-            if pipes.len() < SPARE_PIPES {
-                pipes.push(pipe);
-            }
+        if let Some(pipe) = self.pipe.take()
+            && pipes.len() < SPARE_PIPES
+        {
+            pipes.push(pipe);
         }
     }
 }
