@@ -480,7 +480,7 @@ impl Daemon {
         if link.loopback {
             return Err(ApplyError::Loopback { ifname: ifname() });
         }
-        if self.uplink.as_deref() == Some(port.ifname.as_str()) || self.outside.is_uplink(&port.ifname) {
+        if self.uplink.as_deref() == Some(port.ifname.as_str()) {
             return Err(ApplyError::Uplink { ifname: ifname() });
         }
         if let Some(index) = link.controller {

@@ -71,11 +71,6 @@ impl Outside {
         }
     }
 
-    /// Whether an interface of the host is an uplink.
-    pub(super) fn is_uplink(&self, ifname: &str) -> bool {
-        self.uplinks.values().any(|u| u.link.name == ifname)
-    }
-
     /// The interface of the default route, if it is an uplink.
     pub(super) fn default_uplink(&self) -> Option<&str> {
         let by = |v4| match self.routes.default(v4).map(|r| r.action) {
@@ -214,8 +209,14 @@ impl Daemon {
         self.outside.addresses = addresses;
         let ours: HashSet<&str> =
             self.live.ports().filter(|(_, p)| p.kind == PortKind::Host).map(|(n, _)| n.as_str()).collect();
+        // Every IPv6 link has routes to its own link-local and multicast addresses: these lead nowhere.
+        let leads_on = |net: &IpNet| match net.addr() {
+            IpAddr::V4(a) => !a.is_multicast(),
+            IpAddr::V6(a) => !a.is_unicast_link_local() && !a.is_multicast(),
+        };
         let routed: BTreeSet<u32> = routes
             .iter()
+            .filter(|r| leads_on(&r.destination))
             .filter_map(|r| if let Action::Forward { ifindex, .. } = r.action { Some(ifindex) } else { None })
             .collect();
         let wanted = |link: &Link| match &self.outside.wanted {
