@@ -1,6 +1,7 @@
-//! Figures, by hand: `cargo test --release -p nat --test measure -- --ignored --nocapture --test-threads 1`.
-#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+//! Figures of the table, by hand: `cargo run --release -p nat --example measure`.
+#![allow(clippy::unwrap_used, reason = "a measurement that cannot go on may as well end")]
 
+#[path = "../tests/common/mod.rs"]
 mod common;
 
 use std::time::{Duration, Instant};
@@ -56,9 +57,7 @@ fn nth(n: u32) -> u32 {
     u32::try_from(u64::from(n) * 7919 % u64::from(FLOWS)).unwrap()
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn memory_and_time_of_200_000_flows() {
+fn main() {
     let empty = resident();
     let mut world = World::new(262_144);
     let begun = resident();
