@@ -229,7 +229,24 @@ impl Default for Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        drop(Command::new("ip").args(["netns", "del", &self.name]).output());
+        remove(&self.name);
+    }
+}
+
+/// Deletes a namespace if there is one, and says so when it stays: nothing may be left behind, least of all in silence.
+pub(crate) fn remove(name: &str) {
+    let mut said = String::new();
+    for _ in 0..20 {
+        if !Path::new("/run/netns").join(name).exists() {
+            return;
+        }
+        if let Ok(out) = Command::new("ip").args(["netns", "del", name]).output() {
+            said = String::from_utf8_lossy(&out.stderr).into_owned();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    if Path::new("/run/netns").join(name).exists() {
+        eprintln!("namespace {name} was left behind: {said}");
     }
 }
 

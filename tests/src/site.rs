@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::netns::{Namespace, ip, unique_name, veth};
+use crate::netns::{Namespace, ip, remove, unique_name, veth};
 use crate::process::{Background, Output, TIMEOUT, binary, ms, run, s, wait_until};
 
 /// The host's address in the network `default`.
@@ -402,7 +402,7 @@ impl Drop for Site {
                 eprintln!("swd did not end on SIGTERM within 3 s");
             }
         }
-        drop(Command::new("ip").args(["netns", "del", &self.name]).output());
+        remove(&self.name);
         if thread::panicking() {
             let earlier = fs::read_to_string(self.file("earlier.log")).unwrap_or_default();
             eprintln!("--- swd's log\n{earlier}{}--- end of swd's log", self.log());

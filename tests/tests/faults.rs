@@ -144,6 +144,8 @@ for_each_port_kind! {
             a.ping(&c);
             if way == Way::PortAdd {
                 site.ctl(&["port", "rm", "c"]);
+                // A dying namespace takes its interfaces along when it comes to it; the name is wanted now.
+                site.host.ip(&["link", "del", "v-c"]);
                 c.ns.delete();
             } else {
                 // No word to swd: the namespace dies, and the name is wanted again.

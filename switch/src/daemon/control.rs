@@ -6,14 +6,14 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ctl::api::{AttachSpec, NetworkSpec, PortSpec};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::apply::ApplyError;
-use super::desired::{Class, Desired, EditError, Static};
+use super::desired::{self, Class, Desired, EditError, Origin, Port, Static};
 use super::events::Events;
 use super::keeper::Keeper;
 use super::links::{Conn, LinkError};
@@ -219,6 +219,7 @@ impl Daemon {
     /// # Errors
     /// When it cannot be one.
     pub async fn add_port(&mut self, spec: &PortSpec) -> Result<String, Error> {
+        self.forget_dead(spec.name.as_deref().unwrap_or(&spec.ifname), &[]).await;
         self.edit(|_, new| new.add_port(spec, Timestamp::now())).await
     }
 
@@ -239,6 +240,8 @@ impl Daemon {
             let port = spec.name.clone().unwrap_or_else(|| spec.netns.chars().take(64).collect());
             ApplyError::NoNamespace { port, path, source }
         })?;
+        let name = spec.name.clone().unwrap_or_else(|| desired::name_of(&spec.netns));
+        self.forget_dead(&name, &spec.addresses).await;
         self.edit(|daemon, new| {
             let seen = |network: &str, address: IpAddr| {
                 daemon.live.network(network).is_some_and(|n| daemon.dataplane.address_in_use(n, address))
@@ -254,6 +257,26 @@ impl Daemon {
     /// When there is none, or it is of another kind.
     pub async fn detach(&mut self, name: &str) -> Result<(), Error> {
         self.edit(|_, new| new.detach(name)).await
+    }
+
+    /// Removes ports of containers that are gone and hold this name, or one of these addresses. The kernel takes its time
+    /// to end a namespace; whoever replaces a container should not have to wait for it.
+    async fn forget_dead(&mut self, name: &str, addresses: &[IpAddr]) {
+        let holds = |port: &Port| port.addresses().iter().any(|a| addresses.contains(&a.addr()));
+        let wanted = self.desired.ports.iter().filter(|(n, port)| *n == name || holds(port));
+        let dead: Vec<String> = wanted
+            .filter(|(_, port)| match &port.origin {
+                Origin::Added => false,
+                Origin::Attached(a) => {
+                    let there = NetNs::open(Path::new(&a.netns)).and_then(|netns| netns.id());
+                    !there.is_ok_and(|id| id == a.id())
+                }
+            })
+            .map(|(n, _)| n.clone())
+            .collect();
+        if !dead.is_empty() {
+            self.forget_ports(&dead).await;
+        }
     }
 
     /// Removes ports whose containers are gone.

@@ -658,7 +658,7 @@ fn attached_ifname(name: &str, used: impl Fn(&str) -> bool) -> String {
 }
 
 /// A port name made of how the user named the namespace.
-fn name_of(netns: &str) -> String {
+pub(super) fn name_of(netns: &str) -> String {
     if !netns.is_empty() && netns.bytes().all(|b| b.is_ascii_digit()) {
         return format!("pid{netns}");
     }

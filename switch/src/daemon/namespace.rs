@@ -1,7 +1,12 @@
 //! The switch namespace: found or made, pinned, quiet, and held by the keeper.
 
 use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 
 use super::keeper::Keeper;
 use crate::sys::netns::NetNs;
@@ -23,6 +28,19 @@ pub enum NamespaceError {
         /// Why.
         source: io::Error,
     },
+    /// Another swd serves it.
+    #[error(
+        "cannot start instance {name}: another swd{} serves the switch namespace {pin}; stop it, or choose another --name",
+        .pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    Taken {
+        /// The instance.
+        name: String,
+        /// The pin.
+        pin: PathBuf,
+        /// The other, if it can be told.
+        pid: Option<i32>,
+    },
     /// It is the host's.
     #[error(
         "{0} is the namespace that swd runs in, so it cannot be the switch namespace; choose another --name"
@@ -43,6 +61,8 @@ pub enum NamespaceError {
 pub struct Place {
     /// The switch namespace.
     pub netns: NetNs,
+    /// The claim on it. It ends with the process, however that ends.
+    pub claim: UnixListener,
     /// Who holds it.
     pub keeper: Keeper,
     /// The namespace was made just now: whatever was in an earlier one is lost.
@@ -83,6 +103,12 @@ pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<Place, Names
     if matches!((netns.id(), host.id()), (Ok(a), Ok(b)) if a == b) {
         return Err(NamespaceError::IsHost(pin));
     }
+    let claim = claim(&netns).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            NamespaceError::Taken { name: name.to_owned(), pin: pin.clone(), pid: claimant(&netns) }
+        }
+        _ => NamespaceError::Make(source),
+    })?;
     silence(&netns).map_err(NamespaceError::Make)?;
     let keeper = match (keeper, held) {
         (Some(keeper), true) => keeper,
@@ -93,7 +119,23 @@ pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<Place, Names
             start_keeper(name, runtime_dir, &netns)?
         }
     };
-    Ok(Place { netns, keeper, netns_is_new, keeper_is_new: !held })
+    Ok(Place { netns, claim, keeper, netns_is_new, keeper_is_new: !held })
+}
+
+/// Name of the abstract socket by which a daemon claims its switch namespace. Abstract names are a namespace's own, and
+/// free again when their owner has died; a lock file would be missed by a daemon with another runtime folder.
+const CLAIM: &[u8] = b"swd";
+
+fn claim(netns: &NetNs) -> io::Result<UnixListener> {
+    let _inside = netns.enter()?;
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(CLAIM)?)
+}
+
+/// The process that has claimed a switch namespace.
+fn claimant(netns: &NetNs) -> Option<i32> {
+    let _inside = netns.enter().ok()?;
+    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(CLAIM).ok()?).ok()?;
+    getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid())
 }
 
 fn keeper_socket(name: &str, runtime_dir: &Path) -> PathBuf {

@@ -159,6 +159,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     let host = Conn::here()?;
     let uplink = find_uplink(options.uplink.as_ref().unwrap_or(&config.uplink), &host).await?;
     let place = namespace::open(&options.name, folder, &host_netns)?;
+    let _claim = place.claim;
     let switch_netns = place.netns;
     let switch = Conn::within(&switch_netns)?;
     // Watching begins before looking, so that nothing falls in between.
