@@ -16,6 +16,7 @@ pub mod route;
 
 mod ask;
 mod complain;
+mod errands;
 mod fit;
 mod forward;
 
@@ -91,7 +92,7 @@ impl Router {
             return Verdict::Next;
         }
         let to_host = is_for_host(frame, cx);
-        let verdict = match forward::destination(frame) {
+        let verdict = match errands::destination(frame) {
             Some(address) if is_host(address, cx) && may_be_ours(frame, cx.snapshot) => {
                 self.ways(cx.now, cx.snapshot, cx.neighbors, lock).hairpin(frame, cx.port, cx.network)
             }
