@@ -39,6 +39,16 @@ impl World {
         self.site.container("c1", way, "172.18.0.10")
     }
 
+    /// A second of iperf3 to a server outside.
+    fn iperf(&self, from: &Container, more: &[&str]) {
+        let mut server = self.wan.start(&["iperf3", "-s", "-1"], &self.site.file("iperf.log"));
+        wait_until("iperf3 listens", s(5), || {
+            !self.wan.run(&["ss", "-Hltn", "sport = :5201"]).stdout.is_empty()
+        });
+        from.ns.run(&[&["iperf3", "-c", WAN, "-t1"], more].concat()).ok();
+        server.wait(s(5));
+    }
+
     /// What was captured outside and matches a filter.
     fn captured(&mut self, filter: &str) -> String {
         if let Some(mut capture) = self.capture.take() {
@@ -79,11 +89,9 @@ for_each_port_kind! {
         wait_until("the page is there", s(10), || {
             c1.ns.run(&["curl", "-s", "-m2", &format!("http://{WAN}/page")]).stdout == "hello"
         });
-        let _iperf = world.wan.start(&["iperf3", "-s"], &world.site.file("iperf.log"));
-        wait_until("iperf3 listens", s(5), || !world.wan.run(&["ss", "-Hltn", "sport = :5201"]).stdout.is_empty());
-        c1.ns.run(&["iperf3", "-c", WAN, "-t1"]).ok();
-        c1.ns.run(&["iperf3", "-c", WAN, "-t1", "-R"]).ok();
-        c1.ns.run(&["iperf3", "-c", WAN, "-t1", "-u", "-b10M"]).ok();
+        for more in [&[][..], &["-R"], &["-u", "-b10M"], &["-u", "-b10M", "-R"]] {
+            world.iperf(&c1, more);
+        }
         world.check();
     }
 }
@@ -151,11 +159,7 @@ fn hops_sizes_and_dead_ends_are_told() {
     // Without DF it is fragmented; TCP gets along by the segment size.
     c1.ns.ip(&["route", "flush", "cache"]);
     c1.ns.run(&["ping", "-n", "-c1", "-W2", "-s1400", "-Mdont", WAN]).ok();
-    let _iperf = world.wan.start(&["iperf3", "-s"], &world.site.file("iperf.log"));
-    wait_until("iperf3 listens", s(5), || {
-        !world.wan.run(&["ss", "-Hltn", "sport = :5201"]).stdout.is_empty()
-    });
-    c1.ns.run(&["iperf3", "-c", WAN, "-t1"]).ok();
+    world.iperf(&c1, &[]);
     // A spoofed source stays inside.
     c1.ns.ip(&["addr", "add", "10.9.9.9/32", "dev", "lo"]);
     c1.ns.run(&["ping", "-n", "-c1", "-W1", "-I", "10.9.9.9", WAN]);
