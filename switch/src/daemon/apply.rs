@@ -1,4 +1,4 @@
-//! Carries out the steps of a [`plan`]: the effects.
+//! Carries out the steps of a [plan](super::plan): the effects.
 //!
 //! Setting up may fail, and then undoes what it did itself; taking down carries on past errors, because half of a
 //! container left behind is worse than a line in the log.
