@@ -310,7 +310,7 @@ fn each_half_of_a_connection_ends_by_itself() {
         thread::sleep(ms(100));
         stream.write_all(&all).expect("write");
     });
-    let sent: Vec<u8> = (0..3_000_003_u32).map(|n| (n ^ n >> 8 ^ n >> 16) as u8).collect();
+    let sent: Vec<u8> = (0..3_000_003_u32).map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]).collect();
     let mut stream = site.dial("127.0.0.1:5000").expect("connect");
     stream.set_read_timeout(Some(s(10))).expect("timeout");
     stream.write_all(&sent).expect("write");
