@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt,
+    shutdown, socket, sockopt,
 };
 
 use super::Protocol;
@@ -167,6 +168,10 @@ impl Doors {
         table.by_token.remove(&door.token);
         if filter != Filter::Nothing {
             let _ = self.epoll.delete(&door);
+        }
+        if let DoorSocket::Tcp(listener) = &door.socket {
+            // Now, even if a process that was just forked has a copy.
+            let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
         }
         if let Ok(inode) = inode(&door) {
             table.inodes.remove(&inode);

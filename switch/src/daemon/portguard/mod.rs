@@ -40,6 +40,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) mod door;
 mod holders;
@@ -56,6 +57,12 @@ use program::{Lookup, MAX_ADDRESSES, Role};
 
 use crate::sys::filter::Filter;
 use crate::sys::netns::NetNs;
+
+/// How often a socket without a process is looked at again before it is believed: a process that has just been forked has
+/// copies of our own sockets, closed or not, until it runs its program.
+const LOOKS: usize = 3;
+/// How long to wait before that.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A transport whose ports can be guarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -422,18 +429,36 @@ impl Guards {
             }
         }
         // A connection that has the port is nothing to worry about, and our own sockets are not either: no door then.
-        let used = self.in_use(claim, Which::Open)?;
-        match name(claim.protocol, used).into_iter().next() {
-            Some(taken) => Err(GuardError::Taken(taken)),
-            None => Ok(()),
+        self.first_taken(claim, Which::Open)?.map_or(Ok(()), |taken| Err(GuardError::Taken(taken)))
+    }
+
+    /// The first port of a claim that a program has.
+    fn first_taken(&self, claim: &Claim, which: Which) -> io::Result<Option<Taken>> {
+        let mut first = None;
+        for _ in 0..LOOKS {
+            first = name(claim.protocol, self.in_use(claim, which)?).into_iter().next();
+            match &first {
+                Some(Taken { pid: None, .. }) => std::thread::sleep(LOOK_AGAIN),
+                _ => break,
+            }
         }
+        Ok(first)
     }
 
     /// Opens all of these doors or none.
     fn open_all(&self, keys: &[Key], filter: Filter) -> Result<(), (Key, io::Error)> {
         let mut opened = Vec::new();
         for key in keys {
-            match self.doors.open(*key, filter) {
+            let in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
+            let door = self.doors.open(*key, filter).or_else(|e| {
+                // Perhaps by a copy of a socket that we have closed; see LOOKS.
+                if !in_use(&e) {
+                    return Err(e);
+                }
+                std::thread::sleep(LOOK_AGAIN);
+                self.doors.open(*key, filter)
+            });
+            match door {
                 Ok(true) => opened.push(*key),
                 Ok(false) => {}
                 Err(e) => {
@@ -498,8 +523,7 @@ impl Guards {
         self.settle_doors(claim)?;
         if e.kind() == io::ErrorKind::AddrInUse {
             let only = Claim { ports: key.port..=key.port, ..claim.clone() };
-            let used = self.in_use(&only, Which::All)?;
-            let taken = name(claim.protocol, used).into_iter().next();
+            let taken = self.first_taken(&only, Which::All)?;
             let unknown = Taken { port: key.port, protocol: claim.protocol, pid: None, name: String::new() };
             return Err(GuardError::Taken(taken.unwrap_or(unknown)));
         }

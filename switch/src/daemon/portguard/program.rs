@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Which packets come from the host itself is for the relay socket's filter to say: it sees the device. The program sees only
-//! the interface that the route names, which for the host's own IPv6 addresses is not `lo`.
+//! the interface that the route names, which is `lo` for 127.0.0.1 and ::1, but for an address of `eth0` is `eth0`.
 //!
 //! A scope is "any address" (0) or one address. Each has two words of [`BITS`] bytes per protocol in one array map: ports
 //! owned, ports published. One system call replaces them, whatever changed.
@@ -152,6 +152,7 @@ fn key(address: IpAddr) -> [u8; 16] {
 mod context {
     pub(super) const FAMILY: i16 = 8;
     pub(super) const PROTOCOL: i16 = 12;
+    pub(super) const REMOTE_IP4: i16 = 16;
     pub(super) const REMOTE_IP6: i16 = 20;
     pub(super) const LOCAL_IP4: i16 = 40;
     pub(super) const LOCAL_IP6: i16 = 44;
@@ -220,10 +221,16 @@ fn program(bits: &Map, addresses: &Map, sockets: &Map) -> Vec<Insn> {
     a.load32(1, STACK, stack::OWNED);
     a.jump_if_equal(1, 0, "pass");
 
-    // Owned and not published. A client on the host itself is refused by the stack.
+    // Owned and not published. A client on the host itself is refused by the stack: it comes by lo, or from the address that it
+    // dials, which is what the kernel chooses for it. Such packets from outside are refused too, by way of lo.
     a.load32(1, CX, context::INGRESS_IFINDEX);
     a.jump_if_equal(1, crate::sys::filter::LOOPBACK.cast_signed(), "pass");
-    a.jump_if_equal(FAMILY, 0, "silent");
+    a.jump_unless_equal(FAMILY, 0, "same6");
+    a.load32(1, CX, context::REMOTE_IP4);
+    a.load32(2, CX, context::LOCAL_IP4);
+    a.jump_unless_same(1, 2, "silent");
+    a.jump("pass");
+    a.label("same6");
     for word in [0, 4, 8, 12] {
         a.load32(1, CX, context::REMOTE_IP6 + word);
         a.load32(2, CX, context::LOCAL_IP6 + word);

@@ -113,11 +113,6 @@ pub enum RelayError {
     Setup(#[from] io::Error),
 }
 
-/// Where a dialled address leads: (protocol, dialled, client) in, the container's address out.
-///
-/// `None` refuses. It is asked once for each connection or session, on the relay's thread, and must not block.
-pub type Targets = Arc<dyn Fn(Protocol, SocketAddr, SocketAddr) -> Option<SocketAddr> + Send + Sync>;
-
 /// What ends connections.
 #[derive(Clone, Debug)]
 enum Ending {
@@ -148,9 +143,16 @@ pub struct Relay {
 impl Relay {
     /// Starts serving.
     ///
+    /// `targets` says where a dialled address leads: (protocol, dialled, client) in, the container's address out; `None`
+    /// refuses. It is asked once for each connection or session, on the relay's thread, and must not block.
+    ///
     /// # Errors
     /// When its thread or a descriptor cannot be had.
-    pub fn start(sockets: RelaySockets, targets: Targets, limits: RelayLimits) -> Result<Self, RelayError> {
+    pub fn start(
+        sockets: RelaySockets,
+        targets: Arc<dyn Fn(Protocol, SocketAddr, SocketAddr) -> Option<SocketAddr> + Send + Sync>,
+        limits: RelayLimits,
+    ) -> Result<Self, RelayError> {
         let wake = Arc::new(
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(io::Error::from)?,
         );
@@ -221,7 +223,7 @@ impl Drop for Relay {
 /// What the thread has.
 struct Server {
     doors: Arc<Doors>,
-    targets: Targets,
+    targets: Arc<dyn Fn(Protocol, SocketAddr, SocketAddr) -> Option<SocketAddr> + Send + Sync>,
     inbox: Receiver<Ending>,
     wake: Arc<EventFd>,
     tcp: tcp::Connections,
@@ -250,10 +252,10 @@ impl Server {
                 } else if token & udp::TOKEN != 0 {
                     self.udp.answer(token, now, &self.doors);
                 } else {
-                    self.tcp.ready(token, event.events(), &self.doors.epoll);
+                    self.tcp.ready(token, event.events());
                 }
             }
-            self.tcp.go_on(&self.doors.epoll);
+            self.tcp.go_on();
             self.tcp.expire(now);
             self.udp.expire(now);
             loop {

@@ -196,7 +196,7 @@ impl Connections {
     }
 
     /// An event of one end of a connection.
-    pub(super) fn ready(&mut self, token: u64, events: EpollFlags, epoll: &Epoll) {
+    pub(super) fn ready(&mut self, token: u64, events: EpollFlags) {
         let id = Id(token >> 1);
         let Some(c) = self.all.get_mut(id) else { return };
         let broken = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
@@ -217,13 +217,13 @@ impl Connections {
             }
             c.connected = true;
         }
-        self.turn(id, epoll);
+        self.turn(id);
     }
 
     /// Gives those their next turn who had more to do.
-    pub(super) fn go_on(&mut self, epoll: &Epoll) {
+    pub(super) fn go_on(&mut self) {
         for id in std::mem::take(&mut self.more) {
-            self.turn(id, epoll);
+            self.turn(id);
         }
     }
 
@@ -249,7 +249,7 @@ impl Connections {
         over.into_iter().for_each(|id| self.abort(id));
     }
 
-    fn turn(&mut self, id: Id, _epoll: &Epoll) {
+    fn turn(&mut self, id: Id) {
         let Some(c) = self.all.get_mut(id) else { return };
         let there = c.there.turn(&c.client, &c.server, &mut self.pipes);
         let back = c.back.turn(&c.server, &c.client, &mut self.pipes);
