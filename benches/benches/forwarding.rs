@@ -65,6 +65,7 @@ fn engine(c: &mut Criterion) {
         gateway_mac: mac(1),
         mtu: 1500,
         host_port: None,
+        masquerade: true,
         isolate_ports: false,
         flood: Vec::new(),
     };
