@@ -1,5 +1,6 @@
 //! The data plane as the control plane sees it: start workers, hand them snapshots and TAP queues, read their tables.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -15,6 +16,7 @@ use crate::engine::{Engine, Shared};
 use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
 use crate::port::packet::PacketPorts;
+use crate::port::tap::{TapId, TapPort};
 use crate::router::Forwarding;
 use crate::router::neighbor::Neighbors;
 use crate::snapshot::{NetworkId, PortId, Snapshot};
@@ -40,7 +42,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataEvent {
     /// The TAP device behind a port is gone: its namespace ended, or somebody deleted it.
-    TapGone(PortId),
+    TapGone(TapId),
     /// A MAC moved to another port.
     MacMoved {
         /// The address.
@@ -119,6 +121,14 @@ pub struct Dataplane {
     sockets: Vec<Arc<PacketSocket>>,
     overflowed: AtomicU64,
     generation: Mutex<u64>,
+    taps: Mutex<Taps>,
+}
+
+/// The TAP devices that the workers hold.
+#[derive(Debug, Default)]
+struct Taps {
+    last_serial: u64,
+    current: HashMap<PortId, TapId>,
 }
 
 impl Dataplane {
@@ -138,8 +148,14 @@ impl Dataplane {
             let ports = PacketPorts::new(Arc::clone(socket)).map_err(StartError::PacketSocket)?;
             workers.push(start_worker(i, engine, ports).map_err(StartError::Thread)?);
         }
-        let dataplane =
-            Self { shared, workers, sockets, overflowed: AtomicU64::new(0), generation: Mutex::new(0) };
+        let dataplane = Self {
+            shared,
+            workers,
+            sockets,
+            overflowed: AtomicU64::new(0),
+            generation: Mutex::default(),
+            taps: Mutex::default(),
+        };
         Ok((dataplane, events))
     }
 
@@ -169,20 +185,31 @@ impl Dataplane {
             let receive = queue.is_some();
             given.push((worker, queue.map_or_else(|| first.try_clone(), Ok)?, receive));
         }
+        let id = self.taps().add(port);
         if let Some(worker) = self.workers.first() {
-            worker.send(Message::AddTap { port, queue: first, receive: true });
+            worker.send(Message::AddTap { queue: TapPort::new(id, first), receive: true });
         }
         for (worker, queue, receive) in given {
-            worker.send(Message::AddTap { port, queue, receive });
+            worker.send(Message::AddTap { queue: TapPort::new(id, queue), receive });
         }
         Ok(())
     }
 
     /// Takes a TAP port's queues from the workers and closes them.
     pub fn remove_tap(&self, port: PortId) {
+        self.taps().current.remove(&port);
         for worker in &self.workers {
             worker.send(Message::RemoveTap(port));
         }
+    }
+
+    /// Whether this device stands behind its port still. An event may tell of one that was taken from the port since.
+    pub fn has_tap(&self, tap: TapId) -> bool {
+        self.taps().current.get(&tap.port) == Some(&tap)
+    }
+
+    fn taps(&self) -> MutexGuard<'_, Taps> {
+        self.taps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens an uplink's sockets in the calling thread's namespace, one for each worker, and starts to receive what
@@ -287,6 +314,15 @@ impl Dataplane {
             // A worker that panicked has ended the process.
             let _ = worker.thread.join();
         }
+    }
+}
+
+impl Taps {
+    fn add(&mut self, port: PortId) -> TapId {
+        self.last_serial += 1;
+        let id = TapId { port, serial: self.last_serial };
+        self.current.insert(port, id);
+        id
     }
 }
 

@@ -5,7 +5,7 @@
 //! nothing for a frame, and calls the kernel for batches only (but for TAP queues, which know no batches).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
@@ -48,10 +48,8 @@ const UPLINK: u64 = 1 << 32;
 pub enum Message {
     /// Serve a TAP queue: send to it, and, if it is this worker's own, receive from it.
     AddTap {
-        /// The port.
-        port: PortId,
         /// The queue.
-        queue: OwnedFd,
+        queue: TapPort,
         /// Receive from it, too.
         receive: bool,
     },
@@ -241,8 +239,9 @@ impl Worker {
             let Some(Some(queue)) = self.taps.get_mut(port.index()) else { return false };
             if let Err(error) = queue.receive(&mut self.batch) {
                 tracing::debug!("TAP queue of port {} is gone: {error}", port.0);
+                let gone = queue.id();
                 self.remove_tap(port);
-                self.engine.shared().tell(DataEvent::TapGone(port));
+                self.engine.shared().tell(DataEvent::TapGone(gone));
                 return false;
             }
             if self.batch.is_empty() {
@@ -286,7 +285,7 @@ impl Worker {
         self.wake.read()?;
         loop {
             match self.inbox.try_recv() {
-                Ok(Message::AddTap { port, queue, receive }) => self.add_tap(port, queue, receive),
+                Ok(Message::AddTap { queue, receive }) => self.add_tap(queue, receive),
                 Ok(Message::RemoveTap(port)) => self.remove_tap(port),
                 Ok(Message::AddUplink(uplink)) => self.add_uplink(*uplink),
                 Ok(Message::RemoveUplink(ifindex)) => self.remove_uplink(ifindex),
@@ -316,9 +315,9 @@ impl Worker {
         }
     }
 
-    fn add_tap(&mut self, port: PortId, queue: OwnedFd, receive: bool) {
+    fn add_tap(&mut self, tap: TapPort, receive: bool) {
+        let port = tap.id().port;
         self.remove_tap(port);
-        let tap = TapPort::new(port, queue);
         let watched = if receive {
             self.epoll.add(&tap, EpollEvent::new(EpollFlags::EPOLLIN, port.0.into()))
         } else {
@@ -326,7 +325,7 @@ impl Worker {
         };
         if let Err(error) = watched {
             tracing::error!("cannot watch the TAP queue of port {}: {error}", port.0);
-            self.engine.shared().tell(DataEvent::TapGone(port));
+            self.engine.shared().tell(DataEvent::TapGone(tap.id()));
             return;
         }
         if self.taps.len() <= port.index() {

@@ -389,9 +389,9 @@ impl Daemon {
     pub(super) async fn data_event(&mut self, event: DataEvent) {
         let name = |id: PortId| self.live.port_name(id).unwrap_or("?").to_owned();
         match event {
-            DataEvent::TapGone(id) => {
-                let name = name(id);
-                if self.live.port(&name).is_some_and(|p| p.id == id) {
+            DataEvent::TapGone(tap) => {
+                let name = name(tap.port);
+                if self.dataplane.has_tap(tap) {
                     self.events.tell("port-missing", &name, format!("the container of port {name} is gone"));
                     self.forget_ports(&[name]).await;
                 }

@@ -15,17 +15,31 @@ use crate::snapshot::{Link, PortId};
 /// A batch ends early after this many bytes: what was read is still in the CPU's cache when it is written.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// A TAP device as the data plane knows it. What is told of one is told late: by then its port's number may be another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TapId {
+    /// The port whose device it is.
+    pub port: PortId,
+    /// Drawn once, never again.
+    pub serial: u64,
+}
+
 /// A queue of a TAP port.
 #[derive(Debug)]
 pub struct TapPort {
-    port: PortId,
+    id: TapId,
     queue: OwnedFd,
 }
 
 impl TapPort {
     /// The port's queue: a TAP descriptor with `IFF_VNET_HDR`, non-blocking.
-    pub fn new(port: PortId, queue: OwnedFd) -> Self {
-        Self { port, queue }
+    pub fn new(id: TapId, queue: OwnedFd) -> Self {
+        Self { id, queue }
+    }
+
+    /// The device it belongs to.
+    pub fn id(&self) -> TapId {
+        self.id
     }
 }
 
@@ -43,7 +57,7 @@ impl Rx for TapPort {
             match nix::unistd::read(&self.queue, &mut buffer[HEADROOM - OFFLOAD_HEADER..]) {
                 Ok(len) => {
                     let len = len.saturating_sub(OFFLOAD_HEADER);
-                    batch.push(len, Source::Port(self.port), None);
+                    batch.push(len, Source::Port(self.id.port), None);
                     bytes += len;
                 }
                 Err(nix::Error::EAGAIN) => break,
@@ -60,7 +74,7 @@ impl Rx for TapPort {
 impl Tx for TapPort {
     fn send(&mut self, batch: &Batch, outgoing: &mut [Outgoing]) {
         for out in outgoing {
-            if out.link != Link::Tap || out.port != self.port || out.fate != Fate::Waiting {
+            if out.link != Link::Tap || out.port != self.id.port || out.fate != Fate::Waiting {
                 continue;
             }
             out.fate = loop {
