@@ -36,6 +36,8 @@ pub struct Config {
     pub workers: usize,
     /// Limits of the MAC table.
     pub fdb: FdbConfig,
+    /// Limits of connections, and the ports that they leave by.
+    pub nat: nat::Config,
 }
 
 /// What the workers tell the control plane.
@@ -141,7 +143,7 @@ impl Dataplane {
     ) -> Result<(Self, mpsc::Receiver<DataEvent>), StartError> {
         let count = config.workers.max(1);
         let sockets = open_sockets(netns, count)?;
-        let (shared, events) = Shared::new(config.fdb);
+        let (shared, events) = Shared::with(config.fdb, config.nat.clone());
         let mut workers = Vec::with_capacity(count);
         for (i, socket) in sockets.iter().enumerate() {
             let engine = Engine::new(Arc::clone(&shared), stages());

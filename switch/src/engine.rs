@@ -57,12 +57,17 @@ pub struct Shared {
 impl Shared {
     /// An empty world, and where the workers' news come out.
     pub fn new(fdb: FdbConfig) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
+        Self::with(fdb, nat::Config::default())
+    }
+
+    /// The same with limits of connections; a seed is drawn in place of theirs.
+    pub fn with(fdb: FdbConfig, nat: nat::Config) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let shared = Self {
             snapshot: ArcSwap::default(),
             fdb: Fdb::new(fdb),
             neighbors: Neighbors::default(),
-            forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat::Config::default() })),
+            forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat })),
             waiting: AtomicUsize::new(0),
             drops: DropCounters::default(),
             received: AtomicU64::new(0),
