@@ -167,18 +167,18 @@ impl Outside {
         }
     }
 
-    /// The ports that are ours, of one protocol.
-    fn own(&self, protocol: Protocol, publishes: &Publishes) -> OwnedPorts {
+    /// Reckons anew which ports of a protocol are ours: after some have gone.
+    pub(super) fn own_again(&self, protocol: Protocol) {
         let all = OwnedPorts::default();
         match (&self.pool, protocol) {
             (Pool::Guarded(_), Protocol::Icmp) => all.add(protocol, self.ports.clone()),
             (Pool::Guarded(ports), _) => all.add(protocol, ports.clone()),
             _ => {}
         }
-        let publishes =
-            publishes.iter().filter(|(key, p)| p.protocol() == protocol && self.rules.contains_key(key));
+        let relayed = self.relayed();
+        let publishes = relayed.publishes.iter().filter(|(_, p)| p.protocol() == protocol);
         publishes.for_each(|(_, p)| all.add(protocol, p.ports()));
-        all
+        self.owned.assign(protocol, &all);
     }
 
     /// Puts what is known of the outside into a snapshot.
@@ -232,12 +232,6 @@ impl Daemon {
         }
         drop(relayed);
         self.dataplane.publish(snapshot);
-    }
-
-    /// Reckons anew which ports of a protocol are ours: after some have gone.
-    pub(super) fn own_again(&mut self, protocol: Protocol) {
-        let all = self.outside.own(protocol, &self.desired.publishes);
-        self.outside.owned.assign(protocol, &all);
     }
 
     fn filter_input(&self) -> Wanted {
@@ -403,7 +397,7 @@ impl Daemon {
         drop(state);
         self.outside.pool = Pool::Guarded(ports);
         for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
-            self.own_again(protocol);
+            self.outside.own_again(protocol);
         }
         Ok(())
     }

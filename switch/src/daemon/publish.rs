@@ -185,7 +185,7 @@ impl Daemon {
         self.dataplane.forwarding().nat.unpublish(worker::now(), id);
         self.outside.relayed().publishes.remove(&key);
         self.unguard(publish);
-        self.own_again(publish.protocol());
+        self.outside.own_again(publish.protocol());
         self.events.tell("unpublished", &name, format!("{name} leads to {} no more", publish.target));
         self.dataplane.wake();
     }
