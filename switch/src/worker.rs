@@ -1,6 +1,7 @@
 //! A worker: a thread that receives, runs the stages, sends, and starts again. The only caller of clocks and ports.
 //!
-//! It runs to completion: poll, receive a batch, decide about each frame, send, settle. After the last frame it looks for
+//! It runs to completion: poll, receive a batch, decide about each frame, send, settle. Every source gives one batch in its
+//! turn: an acknowledgement that waits behind a queue of data stops the sender of the data. After the last frame it looks for
 //! another for [`LINGER`], then sleeps in `epoll_wait` without a timeout, so an idle switch costs nothing. It takes no lock for longer than a look into a table, allocates
 //! nothing for a frame, and calls the kernel for batches only (but for TAP queues, which know no batches).
 
@@ -24,8 +25,6 @@ use crate::port::tap::TapPort;
 use crate::port::{Rx, Tx};
 use crate::snapshot::{Link, PortId, Snapshot};
 
-/// Batches taken from one source before the others have their turn.
-const ROUNDS: usize = 32;
 /// How long a worker looks for another frame before it goes to sleep. Sleeping and being woken cost more than this on
 /// virtual machines, where a wake-up on another CPU is an exit to the hypervisor (tens of microseconds).
 const LINGER: Duration = Duration::from_micros(30);
@@ -138,13 +137,12 @@ impl Worker {
             // Without TAP queues the ring in memory says whether there is more, for a while: the control plane has to get
             // a word in. With them only the kernel knows.
             if lingering && self.tap_count == 0 && passes < PASSES {
-                if self.packet.is_ready() {
+                let mut worked = self.packet.is_ready() && self.serve_packet_ports()?;
+                for at in 0..self.uplinks.len() {
+                    worked |= self.uplinks[at].is_ready() && self.serve_uplink(at);
+                }
+                if worked {
                     passes += 1;
-                    self.serve_packet_ports()?;
-                    awake_until = now() + LINGER;
-                } else if let Some(at) = self.uplinks.iter().position(PacketPorts::is_ready) {
-                    passes += 1;
-                    self.serve_uplink(at);
                     awake_until = now() + LINGER;
                 } else {
                     std::hint::spin_loop();
@@ -186,15 +184,9 @@ impl Worker {
 
     /// Forwards what came by the packet socket; tells whether there was anything.
     fn serve_packet_ports(&mut self) -> io::Result<bool> {
-        for round in 0..ROUNDS {
-            self.batch.clear();
-            self.packet.receive(&mut self.batch)?;
-            if self.batch.is_empty() {
-                return Ok(round > 0);
-            }
-            self.forward();
-        }
-        Ok(true)
+        self.batch.clear();
+        self.packet.receive(&mut self.batch)?;
+        Ok(self.forward())
     }
 
     /// Does what is due without frames; tells how long to sleep at most: for good, while nothing is due by itself.
@@ -215,52 +207,41 @@ impl Worker {
 
     /// Forwards what came from an uplink; tells whether there was anything.
     fn serve_uplink(&mut self, at: usize) -> bool {
-        for round in 0..ROUNDS {
-            self.batch.clear();
-            let Some(uplink) = self.uplinks.get_mut(at) else { return false };
-            if let Err(error) = uplink.receive(&mut self.batch) {
-                // The interface is going away; netlink tells the control plane.
-                tracing::debug!("uplink: {error}");
-                return false;
-            }
-            if self.batch.is_empty() {
-                return round > 0;
-            }
-            self.forward();
+        self.batch.clear();
+        let Some(uplink) = self.uplinks.get_mut(at) else { return false };
+        if let Err(error) = uplink.receive(&mut self.batch) {
+            // The interface is going away; netlink tells the control plane.
+            tracing::debug!("uplink: {error}");
+            return false;
         }
-        true
+        self.forward()
     }
 
     /// Forwards what came by a TAP port's queue; tells whether there was anything.
     fn serve_tap(&mut self, tap: u64) -> bool {
         let Some(port) = u32::try_from(tap).ok().map(PortId) else { return false };
-        for round in 0..ROUNDS {
-            self.batch.clear();
-            let Some(Some(queue)) = self.taps.get_mut(port.index()) else { return false };
-            if let Err(error) = queue.receive(&mut self.batch) {
-                tracing::debug!("TAP queue of port {} is gone: {error}", port.0);
-                let gone = queue.id();
-                self.remove_tap(port);
-                self.engine.shared().tell(DataEvent::TapGone(gone));
-                return false;
-            }
-            if self.batch.is_empty() {
-                return round > 0;
-            }
-            self.forward();
+        self.batch.clear();
+        let Some(Some(queue)) = self.taps.get_mut(port.index()) else { return false };
+        if let Err(error) = queue.receive(&mut self.batch) {
+            tracing::debug!("TAP queue of port {} is gone: {error}", port.0);
+            let gone = queue.id();
+            self.remove_tap(port);
+            self.engine.shared().tell(DataEvent::TapGone(gone));
+            return false;
         }
-        true
+        self.forward()
     }
 
-    /// Decides about the batch, sends what came of it, counts.
-    fn forward(&mut self) {
+    /// Decides about the batch, sends what came of it, counts. Tells whether there was anything.
+    fn forward(&mut self) -> bool {
         if self.batch.is_empty() {
-            return;
+            return false;
         }
         let shared = Arc::clone(self.engine.shared());
         let snapshot = shared.snapshot.load();
         self.engine.run(now(), &snapshot, &mut self.batch);
         self.send(&snapshot);
+        true
     }
 
     /// Sends what the engine has decided to, and counts.
