@@ -20,6 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::batch::Batch;
 use crate::dataplane::DataEvent;
 use crate::engine::Engine;
+use crate::fastpath::FastPath;
 use crate::port::packet::PacketPorts;
 use crate::port::tap::TapPort;
 use crate::port::{Rx, Tx};
@@ -30,6 +31,8 @@ use crate::snapshot::{Link, PortId, Snapshot};
 const LINGER: Duration = Duration::from_micros(30);
 /// Nice value of a worker thread: the highest priority that leaves other programs a share.
 const NICE: i32 = -20;
+/// A flow of so many frames may be handed to the kernel while earlier frames wait.
+const OVERTAKES: u16 = 1024;
 /// Looks into the ring alone before all descriptors are asked again.
 const PASSES: u32 = 64;
 /// Descriptors told ready by one call.
@@ -97,6 +100,7 @@ pub struct Worker {
     wake: Arc<EventFd>,
     epoll: Epoll,
     batch: Batch,
+    fast: Option<Arc<FastPath>>,
 }
 
 impl Worker {
@@ -106,6 +110,7 @@ impl Worker {
         packet: PacketPorts,
         inbox: Receiver<Message>,
         wake: Arc<EventFd>,
+        fast: Option<Arc<FastPath>>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&packet, EpollEvent::new(EpollFlags::EPOLLIN, PACKET))?;
@@ -120,6 +125,7 @@ impl Worker {
             wake,
             epoll,
             batch: Batch::new(),
+            fast,
         })
     }
 
@@ -238,10 +244,34 @@ impl Worker {
             return false;
         }
         let shared = Arc::clone(self.engine.shared());
+        let epoch = shared.epoch.current();
         let snapshot = shared.snapshot.load();
         self.engine.run(now(), &snapshot, &mut self.batch);
         self.send(&snapshot);
+        self.hand_over(epoch, &snapshot);
         true
+    }
+
+    /// Hands flows to the kernel that are worth it.
+    fn hand_over(&mut self, epoch: u32, snapshot: &Snapshot) {
+        let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
+        let mut first = false;
+        while let Some(offer) = offers.take() {
+            // What waits in the ring would be overtaken. A flow that never lets the ring run empty has to bear it, once.
+            if offer.frames < OVERTAKES && self.packet.is_ready() {
+                continue;
+            }
+            match fast.install(&offer.flow, epoch, snapshot) {
+                Ok(is_first) => first |= is_first,
+                Err(error) => {
+                    tracing::trace!("no fast path for {:?}: {error}", offer.flow);
+                    offers.refused(&offer.flow);
+                }
+            }
+        }
+        if first {
+            self.engine.shared().tell(DataEvent::FastPath);
+        }
     }
 
     /// Sends what the engine has decided to, and counts.
