@@ -50,6 +50,10 @@ pub struct Status {
     pub pool: Option<String>,
     /// How the host is kept from answering for ports that are swd's. Null while no port is.
     pub guards: Option<Guards>,
+    /// The kernel may forward busy flows between veth ports for the switch.
+    pub fast_path: bool,
+    /// Flows that it forwards now.
+    pub fast_flows: u64,
 }
 
 /// How ports are guarded.

@@ -30,6 +30,8 @@ pub struct Config {
     /// Number of worker threads.
     #[serde(deserialize_with = "workers")]
     pub workers: u32,
+    /// Let the kernel forward busy flows between veth ports itself (BPF).
+    pub fast_path: bool,
     /// Who may use the API.
     pub api: Api,
     /// Limits of the MAC table.
@@ -46,6 +48,7 @@ impl Default for Config {
         Self {
             uplink: Uplink::Auto,
             workers: 1,
+            fast_path: true,
             api: Api::default(),
             fdb: Fdb::default(),
             nat: Nat::default(),
@@ -166,7 +169,7 @@ impl Default for Nat {
 impl Nat {
     /// Most connections of a container.
     pub fn per_container(&self) -> u32 {
-        self.max_per_container.unwrap_or((self.max_connections / 4).max(1))
+        self.max_per_container.unwrap_or_else(|| (self.max_connections / 4).max(1))
     }
 }
 

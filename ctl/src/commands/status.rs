@@ -33,6 +33,10 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Networks", status.networks.to_string()),
         ("Ports", status.ports.to_string()),
         ("MACs", status.fdb_entries.to_string()),
+        (
+            "fast path",
+            if status.fast_path { format!("{} flows", status.fast_flows) } else { "off".to_owned() },
+        ),
         ("Connections", format!("{} of {}", status.connections, status.max_connections)),
         ("Pool", table::optional(status.pool.as_deref())),
         ("Port guards", table::optional(status.guards.map(Guards::name))),
@@ -76,6 +80,8 @@ mod tests {
             max_connections: 10,
             pool: None,
             guards: Some(Guards::Bpf),
+            fast_path: true,
+            fast_flows: 2,
         };
         let text = describe(&status, "2026-11-21T21:02:03Z".parse().unwrap());
         let lines: Vec<&str> = text.lines().collect();

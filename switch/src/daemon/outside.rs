@@ -373,7 +373,7 @@ impl Daemon {
         let (first, last) = (*all.start(), *all.end());
         let ports = match guards.mechanism() {
             Mechanism::Lookup => all,
-            Mechanism::Sockets => first..=all.take(POOL_BY_SOCKETS).last().unwrap_or(last),
+            Mechanism::Sockets => first..=all.take(POOL_BY_SOCKETS).next_back().unwrap_or(last),
         };
         let mut blocked = Vec::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
