@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, connect, listen as start_listening,
     setsockopt, socket, sockopt,
@@ -49,10 +49,10 @@ pub(super) fn udp(port: u16) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Allows as many descriptors as the loads use.
+/// Allows as many descriptors as there may be.
 pub(super) fn many_descriptors() -> Result<()> {
-    const MANY: u64 = 65_000;
-    setrlimit(Resource::RLIMIT_NOFILE, MANY, MANY).context("RLIMIT_NOFILE")
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("RLIMIT_NOFILE")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("RLIMIT_NOFILE")
 }
 
 /// An epoll instance and its events.
