@@ -8,7 +8,9 @@ mod rivals;
 mod subjects;
 mod topology;
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -208,8 +210,11 @@ fn one(rival: &dyn Rival, round: u32, plan: &Plan, meter: &Meter, samples: &mut 
     let mut note = |road, load, figures, error| {
         samples.push(Sample { rival: rival.name(), round, road, load, figures, error });
     };
-    let topology = Topology::new(meter.dir());
-    let running = rival.set_up(&topology).context("set-up")?;
+    // Each rival has a folder of its own, so that what is left of one is not taken for another's.
+    let folder = meter.dir().join(format!("{}-{round}", rival.name()));
+    fs::create_dir_all(&folder).context("a folder for the rival")?;
+    let topology = Topology::new(&folder);
+    let running = attempt(|| rival.set_up(&topology)).with_context(|| last_words(&folder))?;
     warm_up(rival, &topology);
     let pids = running.pids();
     note("all", "idle", Figures::from([("rss_bytes", resident(&pids))]), None);
@@ -233,6 +238,18 @@ fn one(rival: &dyn Rival, round: u32, plan: &Plan, meter: &Meter, samples: &mut 
     }
     note("all", "loaded", Figures::from([("rss_bytes", resident(&pids))]), None);
     Ok(())
+}
+
+/// The last line of each log of this rival's.
+fn last_words(folder: &Path) -> String {
+    let mut words = "set-up".to_owned();
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path());
+    for path in files.filter(|p| p.extension().is_some_and(|e| e == "log")) {
+        if let Some(last) = fs::read_to_string(&path).unwrap_or_default().lines().last() {
+            let _ = write!(words, " [{}: {last}]", path.file_name().unwrap_or_default().display());
+        }
+    }
+    words
 }
 
 /// Neighbors and MAC addresses are to be known before anything is measured. Who does not answer pings is seen later.

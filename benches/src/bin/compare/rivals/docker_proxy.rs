@@ -1,12 +1,10 @@
 //! Docker's userland proxy.
 
-use std::process::Command;
-
 use anyhow::{Context as _, Result};
 use tests::process::{Background, s, wait_until};
 
 use super::bridge::{self, Publish};
-use super::{Rival, Running, find};
+use super::{Rival, Running, find, package_version};
 use crate::subjects::Road;
 use crate::topology::{C1, PUBLISHED, Topology};
 
@@ -35,10 +33,7 @@ impl Rival for DockerProxy {
         // The program itself does not tell; its package does where it was installed or unpacked from one.
         let beside = find("docker-proxy")?.with_extension("version");
         let unpacked = std::fs::read_to_string(beside).ok().map(|v| v.trim().to_owned());
-        Ok(unpacked.unwrap_or_else(|| {
-            let mut query = Command::new("dpkg-query");
-            benches::machine::first_line(query.args(["-W", "-f=docker.io ${Version}", "docker.io"]))
-        }))
+        Ok(unpacked.unwrap_or_else(|| package_version("docker.io")))
     }
 
     fn set_up(&self, topology: &Topology) -> Result<Box<dyn Running>> {

@@ -91,3 +91,8 @@ fn find(program: &str) -> Result<PathBuf> {
 fn version_of(program: &str, argument: &str) -> Result<String> {
     Ok(first_line(Command::new(find(program)?).arg(argument)))
 }
+
+/// The version of a Debian package, for programs that do not tell theirs.
+fn package_version(package: &str) -> String {
+    first_line(Command::new("dpkg-query").args(["-W", "-f=${Package} ${Version}", package]))
+}

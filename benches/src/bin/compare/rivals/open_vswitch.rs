@@ -53,7 +53,6 @@ impl Rival for OpenVswitch {
 
     fn set_up(&self, topology: &Topology) -> Result<Box<dyn Running>> {
         let dir = topology.file("ovs");
-        drop(fs::remove_dir_all(&dir));
         fs::create_dir_all(&dir).context("a folder for Open vSwitch")?;
         let daemons = start(topology, &dir)?;
         let host = &topology.host;

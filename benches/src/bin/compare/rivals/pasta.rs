@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use tests::process::{s, wait_until};
 
 use super::docker_proxy::{alive, listens};
-use super::{Rival, Running, version_of};
+use super::{Rival, Running, package_version};
 use crate::subjects::Road;
 use crate::topology::{PUBLISHED, Topology};
 
@@ -30,7 +30,7 @@ impl Rival for Pasta {
     }
 
     fn version(&self) -> Result<String> {
-        version_of("pasta", "--version")
+        Ok(package_version("passt"))
     }
 
     fn set_up(&self, topology: &Topology) -> Result<Box<dyn Running>> {

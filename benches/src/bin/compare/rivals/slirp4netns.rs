@@ -46,7 +46,6 @@ impl Rival for Slirp4netns {
         let c1 = &topology.c1;
         c1.ip(&["link", "del", "eth0"]);
         let (socket, path) = (topology.file("slirp.sock"), c1.path());
-        drop(std::fs::remove_file(&socket));
         let words = [
             "slirp4netns",
             "--configure",

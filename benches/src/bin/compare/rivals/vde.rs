@@ -36,7 +36,9 @@ impl Rival for Vde {
         let folder = topology.file("vde");
         let folder = folder.to_str().context("a path in UTF-8")?;
         let log = topology.file("vde.log");
-        let mut processes = vec![topology.host.start(&["vde_switch", "--nostdin", "-s", folder], &log)];
+        // It ends when its standard input does: that of a pipe opened for both ways never does.
+        let shell = "mkfifo \"$0\".in && exec vde_switch -s \"$0\" <>\"$0\".in";
+        let mut processes = vec![topology.host.start(&["sh", "-c", shell, folder], &log)];
         wait_until("vde_switch listens", s(5), || topology.file("vde/ctl").exists());
         for container in [&topology.c1, &topology.c2] {
             container.ip(&["link", "del", "eth0"]);
