@@ -163,7 +163,7 @@ impl Meter {
         let mut server = self.command(path.server, cpus, End::Server, serve);
         server.args(["--port", &port, "--limit", &limit_word]);
         let mut server = Background::start(&mut server, &log);
-        wait_until("the load's server listens", Duration::from_secs(5), || {
+        wait_until("the load's server listens", Duration::from_secs(20), || {
             server.log().lines().any(|l| l == "ready") || server.wait(Duration::ZERO).is_some()
         });
         ensure!(server.log().contains("ready"), "the load's server ended: {}", server.log().trim());

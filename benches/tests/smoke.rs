@@ -33,7 +33,7 @@ fn compare_measures_swd_and_a_cable() {
     assert!(failed.is_empty(), "{failed:?}");
     for (rival, road, load, figure) in [
         ("veth", "c2c", "tcp1", "gbit_s"),
-        ("swd-veth", "c2c", "udp", "rx_per_s"),
+        ("swd-veth", "c2c", "udp", "received"),
         ("swd-tap", "out", "crr", "per_s"),
         ("swd-veth", "pub", "rtt", "p50_us"),
         ("swd-tap", "local", "tcp1", "gbit_s"),

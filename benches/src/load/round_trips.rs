@@ -12,7 +12,9 @@ use super::{Protocol, SMALL, Send, Serve, percentiles, ready};
 use crate::figures::Figures;
 
 /// How long an answer may take before the request counts as lost.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often a server looks whether its time is over.
+const TICK: Duration = Duration::from_millis(200);
 /// Answers that are not counted: caches, neighbor tables and the CPU's clock settle.
 const WARM_UP: usize = 50;
 
@@ -35,7 +37,7 @@ pub(super) fn echo(serve: Serve, protocol: Protocol) -> Result<Figures> {
             };
             stream.set_nonblocking(false).context("a stream")?;
             stream.set_nodelay(true).context("TCP_NODELAY")?;
-            stream.set_read_timeout(Some(PATIENCE)).context("SO_RCVTIMEO")?;
+            stream.set_read_timeout(Some(TICK)).context("SO_RCVTIMEO")?;
             while Instant::now() < end {
                 match stream.read_exact(&mut buffer) {
                     Ok(()) => stream.write_all(&buffer).context("answer")?,
@@ -46,7 +48,7 @@ pub(super) fn echo(serve: Serve, protocol: Protocol) -> Result<Figures> {
         }
         Protocol::Udp => {
             let socket = udp(serve.port)?;
-            socket.set_read_timeout(Some(PATIENCE)).context("SO_RCVTIMEO")?;
+            socket.set_read_timeout(Some(TICK)).context("SO_RCVTIMEO")?;
             ready();
             while Instant::now() < end {
                 if let Ok((length, from)) = socket.recv_from(&mut buffer) {
