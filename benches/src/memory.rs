@@ -200,6 +200,7 @@ fn snapshot() -> Snapshot {
         network: NETWORK,
         link: Link::Memory,
         up: true,
+        veth_mtu: None,
         counters: Arc::default(),
     };
     let subnet = ipnet::Ipv4Net::new_assert(Ipv4Addr::new(172, 18, 0, 0), 16);

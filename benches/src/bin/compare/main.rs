@@ -37,7 +37,7 @@ struct Options {
     /// Seconds that a load lasts
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Rivals, separated by commas; `swd` stands for swd-veth and swd-tap
+    /// Rivals, separated by commas; `swd` stands for swd-veth, swd-user and swd-tap
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Loads, separated by commas: tcp1, udp, crr, ...

@@ -12,6 +12,8 @@ use crate::rivals::REFERENCE;
 use crate::subjects::{Better, Column, Road, Subject};
 use crate::{Run, Sample};
 
+/// swd's own names.
+const SWD: [&str; 3] = ["swd-veth", "swd-user", "swd-tap"];
 /// Rivals that do in a process what swd does: the ones to be ahead of.
 const USERSPACE: [&str; 4] = ["ovs", "vde", "slirp4netns", "pasta"];
 
@@ -81,13 +83,16 @@ fn summary(run: &Run, subjects: &[Subject]) -> String {
     let mut text = "\n## In short\n\n\
          × the kernel bridge, and × the best of the rivals in userspace (ovs, vde, slirp4netns, pasta). Above 1 is better where \
          more is better (↑), below 1 where less is (↓).\n\n\
-         | road | load | | swd-veth | × bridge | × best rival | swd-tap | × bridge | × best rival |\n\
-         |---|---|---|---|---|---|---|---|---|\n"
+         | road | load | |"
         .to_owned();
+    for name in SWD {
+        let _ = write!(text, " {name} | × bridge | × best rival |");
+    }
+    let _ = writeln!(text, "\n|---|---|---|{}", "---|".repeat(3 * SWD.len()));
     for subject in subjects {
         let Some(column) = headline(subject) else { continue };
         let median = |rival: &str| spread(run, rival, subject, column.figure).map(|s| s.median);
-        if median("swd-veth").or_else(|| median("swd-tap")).is_none() {
+        if SWD.into_iter().all(|name| median(name).is_none()) {
             continue;
         }
         let arrow = arrow(column.better);
@@ -97,7 +102,7 @@ fn summary(run: &Run, subjects: &[Subject]) -> String {
             Better::More => rivals.max_by(|a, b| a.1.total_cmp(&b.1)),
             Better::Less => rivals.min_by(|a, b| a.1.total_cmp(&b.1)),
         };
-        for name in ["swd-veth", "swd-tap"] {
+        for name in SWD {
             let own = median(name);
             let value = own.map_or_else(String::new, short);
             let kernel = ratio(own, median(REFERENCE));

@@ -20,6 +20,9 @@ use tests::process::{run, s};
 
 use crate::world::{C1, Loads, World};
 
+/// Between containers every frame is to cross the process: what the kernel forwards for it, swd cannot slow down.
+const IN_PROCESS: &str = "fast_path = false\n";
+
 /// Something that grows, and is measured at each size.
 pub(crate) trait Subject {
     /// Grows to a size, with what that cost; none when it could not before `end`.
@@ -52,7 +55,9 @@ pub(crate) fn all() -> [Growing; 7] {
             about: "Ports on veth pairs, all up; loads between two of them. `add_ms` is the time to add one by the API, \
                     `start_s` from starting swd to `ready` with all of them in its state.",
             sizes: &[2, 10, 100, 300, 1000],
-            start: || Ok(Box::new(Ports { world: World::new(&[], "")?, crowd: Namespace::new(), count: 2 })),
+            start: || {
+                Ok(Box::new(Ports { world: World::new(&[], IN_PROCESS)?, crowd: Namespace::new(), count: 2 }))
+            },
         },
         Growing {
             name: "fdb",
@@ -60,7 +65,7 @@ pub(crate) fn all() -> [Growing; 7] {
             about: "MAC addresses behind one port, learned from frames; loads between two others.",
             sizes: &[10, 1_000, 10_000, 100_000],
             start: || {
-                let config = "[fdb]\nmax_entries = 131072\nmax_per_port = 131000\n";
+                let config = "fast_path = false\n[fdb]\nmax_entries = 131072\nmax_per_port = 131000\n";
                 let world = World::new(&[], config)?;
                 let crowd = world.site.container("crowd", tests::site::Way::PortAdd, "172.18.0.30");
                 Ok(Box::new(Stations { world, crowd, count: 0 }))
@@ -95,7 +100,7 @@ pub(crate) fn all() -> [Growing; 7] {
             against: "networks",
             about: "Networks, each with its host end; loads between two containers of one.",
             sizes: &[1, 10, 100],
-            start: || Ok(Box::new(Networks { world: World::new(&[], "")?, count: 1 })),
+            start: || Ok(Box::new(Networks { world: World::new(&[], IN_PROCESS)?, count: 1 })),
         },
         Growing {
             name: "workers",
@@ -371,7 +376,7 @@ impl Subject for Workers {
     fn grow_to(&mut self, size: u32, _: Instant) -> Result<Option<Figures>> {
         // One swd at a time: both would have the same addresses, but not the same CPUs.
         self.world = None;
-        self.world = Some(World::new(&["--workers", &size.to_string()], "")?);
+        self.world = Some(World::new(&["--workers", &size.to_string()], IN_PROCESS)?);
         Ok(Some(Figures::default()))
     }
 

@@ -74,7 +74,7 @@ pub(crate) fn write(folder: &Path, run: &Run) -> Result<String> {
     let mut text = format!(
         "# swd as it grows\n\n\
          Written by `make bench`; not edited by hand. {}. One measurement a point, of {} s: single points vary by some 15 %. \
-         What the curves say is in [scaling.md](../scaling.md).\n",
+         Between containers with `fast_path = false`. What the curves say is in [scaling.md](../scaling.md).\n",
         run.machine.sentence(),
         short(run.seconds),
     );

@@ -58,17 +58,19 @@ impl Running for Vec<Background> {
 
 /// All rivals, in the order of the tables. `arguments` are for swd.
 pub(crate) fn all(arguments: &[String]) -> Vec<Box<dyn Rival>> {
-    vec![
-        Box::new(bridge::Bridge),
-        Box::new(swd::Swd::veth(arguments)),
-        Box::new(swd::Swd::tap(arguments)),
-        Box::new(open_vswitch::OpenVswitch),
+    let mut all: Vec<Box<dyn Rival>> = vec![Box::new(bridge::Bridge)];
+    for swd in swd::Swd::all(arguments) {
+        all.push(Box::new(swd));
+    }
+    all.extend([
+        Box::new(open_vswitch::OpenVswitch) as Box<dyn Rival>,
         Box::new(vde::Vde),
         Box::new(slirp4netns::Slirp4netns),
         Box::new(pasta::Pasta),
         Box::new(docker_proxy::DockerProxy),
         Box::new(bare_veth::BareVeth),
-    ]
+    ]);
+    all
 }
 
 /// The Debian packages of the programs that a rival needs and this machine does not have.

@@ -1,6 +1,8 @@
 //! swd itself.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context as _, Result};
 use tests::netns::Namespace;
 use tests::process::binary;
 use tests::site::{Site, Way};
@@ -9,35 +11,47 @@ use super::{Rival, Running};
 use crate::subjects::Road;
 use crate::topology::{C1, C2, PUBLISHED, Topology};
 
-/// swd with one kind of port.
+/// How swd is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// On the host ends of the containers' veth pairs; the kernel forwards for it what it has decided.
+    Veth,
+    /// The same without the fast path: every frame crosses the process.
+    User,
+    /// With TAP devices in the containers.
+    Tap,
+}
+
+/// swd in one of its ways.
 #[derive(Debug)]
 pub(super) struct Swd {
-    way: Way,
+    kind: Kind,
     arguments: Vec<String>,
 }
 
 impl Swd {
-    /// On the host ends of the containers' veth pairs.
-    pub(super) fn veth(arguments: &[String]) -> Self {
-        Self { way: Way::PortAdd, arguments: arguments.to_vec() }
-    }
-
-    /// With TAP devices in the containers.
-    pub(super) fn tap(arguments: &[String]) -> Self {
-        Self { way: Way::Tap, arguments: arguments.to_vec() }
+    /// All ways.
+    pub(super) fn all(arguments: &[String]) -> impl Iterator<Item = Self> {
+        [Kind::Veth, Kind::User, Kind::Tap]
+            .into_iter()
+            .map(|kind| Self { kind, arguments: arguments.to_vec() })
     }
 }
 
 impl Rival for Swd {
     fn name(&self) -> &'static str {
-        if self.way == Way::Tap { "swd-tap" } else { "swd-veth" }
+        match self.kind {
+            Kind::Veth => "swd-veth",
+            Kind::User => "swd-user",
+            Kind::Tap => "swd-tap",
+        }
     }
 
     fn about(&self) -> &'static str {
-        if self.way == Way::Tap {
-            "swd, with TAP devices in the containers"
-        } else {
-            "swd, with veth pairs as a bridge has them"
+        match self.kind {
+            Kind::Veth => "swd with veth pairs, as it comes",
+            Kind::User => "swd with veth pairs and `fast_path = false`: every frame crosses the process",
+            Kind::Tap => "swd with TAP devices in the containers",
         }
     }
 
@@ -62,12 +76,15 @@ impl Rival for Swd {
     fn set_up(&self, topology: &Topology) -> Result<Box<dyn Running>> {
         // The handle's drop, and then that of the topology: the second finds nothing to do.
         let host = Namespace::adopt(topology.host.name());
-        let mut words = vec!["--uplink", "eth0"];
+        let config = topology.file("swd.toml");
+        fs::write(&config, if self.kind == Kind::User { "fast_path = false\n" } else { "" })
+            .context("a configuration")?;
+        let mut words = vec!["--uplink", "eth0", "--config", config.to_str().context("a path in UTF-8")?];
         words.extend(self.arguments.iter().map(String::as_str));
         let mut site = Site::stopped_on(host).arguments(&words);
         site.start();
         for (container, end, address) in [(&topology.c1, "vc1", C1), (&topology.c2, "vc2", C2)] {
-            if self.way == Way::Tap {
+            if self.kind == Kind::Tap {
                 container.ip(&["link", "del", "eth0"]);
                 site.join(container, "default", end, Way::Tap, address);
             } else {
