@@ -94,7 +94,15 @@ impl Site {
     /// When the namespace cannot be made.
     #[track_caller]
     pub fn stopped() -> Self {
-        let host = Namespace::new();
+        Self::stopped_on(Namespace::new())
+    }
+
+    /// A host that exists already, on which swd does not run yet.
+    ///
+    /// # Panics
+    /// When there is no room for swd's files.
+    #[track_caller]
+    pub fn stopped_on(host: Namespace) -> Self {
         let dir = TempDir::with_prefix("swd-test-").expect("a temporary folder");
         let arguments = vec!["--uplink".to_owned(), "none".to_owned()];
         Self { host, name: unique_name(), dir, arguments, swd: None }
