@@ -5,16 +5,15 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::thread;
 
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{s, wait_until};
-use tests::site::{Container, Site, Way, outside};
+use tests::site::{Container, Site, Way};
 
 const HOST: &str = "172.16.0.2";
 
-fn world() -> (Site, Namespace) {
+fn world() -> (Site, Outside) {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
-    let wan = outside(&site.host);
-    site.host.ip(&["addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad"]);
-    wan.ip(&["addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad"]);
+    let wan = Outside::new(&site.host);
     site.start();
     (site, wan)
 }
@@ -49,7 +48,8 @@ fn a_published_port_is_reached_from_everywhere() {
         let (site, wan) = world();
         let c1 = web(&site, way);
         let c2 = site.container("c2", way, "172.18.0.20");
-        assert!(ask(&wan, "172.16.0.2:5000").is_err());
+        wan.expect_refusals(5000, 1);
+        assert!(ask(&wan, "172.16.0.2:5000").is_err(), "not published yet");
         site.ctl(&["publish", "5000", "172.18.0.10:5000"]);
         assert_eq!(
             ask(&wan, "172.16.0.2:5000").expect("outside"),
@@ -128,9 +128,11 @@ fn publishes_are_kept_taken_back_and_refused() {
 
     let mut open = wan.tcp_connect("172.16.0.2:5000", s(3)).expect("connect");
     site.ctl(&["unpublish", "5000"]);
-    assert!(ask(&wan, "172.16.0.2:5000").is_err());
+    wan.expect_refusals(5000, 2);
+    assert!(ask(&wan, "172.16.0.2:5000").is_err(), "the host's again");
     assert_eq!(site.json(&["conntrack", "count", "--port", "5000"])["connections"], 0);
-    let _ = open.write_all(b"x");
+    open.write_all(b"x").expect("send");
+    assert_eq!(open.read(&mut [0]).expect_err("refused").kind(), std::io::ErrorKind::ConnectionReset);
     site.try_ctl(&["unpublish", "5000"]).one_line_error();
 }
 
@@ -140,6 +142,7 @@ fn run_publishes_a_port_while_it_runs() {
     let python = tests::process::python().to_str().expect("UTF-8").to_owned();
     let words = ["run", "-p", "8080:80", "--", &python, "-m", "http.server", "80"];
     let mut run = tests::process::Background::start(&mut site.swctl_command(&words), &site.file("run.log"));
+    wait_until("it is published", s(10), || !site.rows(&["published"]).is_empty());
     wait_until("it is reached", s(10), || {
         wan.run(&["curl", "-s", "-o", "/dev/null", "-m2", "http://172.16.0.2:8080/"]).status.success()
     });
