@@ -124,11 +124,12 @@ impl Outside {
         let log = watch.log();
         assert!(log.contains("\n0 packets dropped by kernel"), "the watch has missed packets: {log}");
         let mut expected = self.expected.lock().expect("no panic");
+        let inside = INSIDE.map(|net| net.parse().expect("a network"));
         let mut wrong = Vec::new();
         let mut reader = PcapReader::new(File::open(&file).expect("the capture")).expect("a capture");
         while let Some(packet) = reader.next_packet() {
             let frame = packet.expect("a packet").data;
-            let Some(found) = judge(&frame) else { continue };
+            let Some(found) = judge(&frame, &inside) else { continue };
             if let Wrong::Refused(port) = found
                 && let Some(at) = expected.iter().position(|p| *p == port)
             {
@@ -165,12 +166,10 @@ impl Drop for Outside {
             return;
         }
         let wrong = self.finish();
-        if let Some((first, frame)) = wrong.first() {
+        if let Some((_, frame)) = wrong.first() {
             let kept = self.keep();
-            panic!(
-                "the host has sent outside what it must not, {} times: {first:?} {frame}; {kept:?}",
-                wrong.len()
-            );
+            let what: Vec<_> = wrong.iter().map(|(what, _)| what).collect();
+            panic!("the host has sent outside what it must not: {what:?}; the first one: {frame}; {kept:?}");
         }
     }
 }
@@ -193,16 +192,20 @@ fn watch(ns: &Namespace, dir: &TempDir) -> Background {
     watch
 }
 
-/// What is wrong with a frame from the host.
-pub fn judge(frame: &[u8]) -> Option<Wrong> {
+/// What is wrong with a frame from the host, `nets` being inside.
+pub fn judge(frame: &[u8], nets: &[IpNet]) -> Option<Wrong> {
+    let inside = |place, addresses: &[IpAddr]| {
+        let found = addresses.iter().find(|a| nets.iter().any(|n| n.contains(*a)))?;
+        Some(Wrong::Inside(place, *found))
+    };
     let packet = LaxSlicedPacket::from_ethernet(frame).ok()?;
     if let Some(LaxNetSlice::Arp(arp)) = &packet.net {
         let addresses = [arp.sender_protocol_addr(), arp.target_protocol_addr()];
         let addresses = addresses.iter().filter_map(|a| Some(IpAddr::from(*a.first_chunk::<4>()?)));
-        return inside("ARP", addresses);
+        return inside("ARP", &addresses.collect::<Vec<_>>());
     }
     let (source, destination, hops) = ends(&packet)?;
-    if let Some(wrong) = inside("the packet's header", [source, destination]) {
+    if let Some(wrong) = inside("the packet's header", &[source, destination]) {
         return Some(wrong);
     }
     let own = hops == STACK_HOPS;
@@ -215,16 +218,13 @@ pub fn judge(frame: &[u8]) -> Option<Wrong> {
         }
         TransportSlice::Icmpv6(icmp) if icmp.type_u8() < 128 => (icmp.payload(), icmp.type_u8() == 1),
         TransportSlice::Icmpv6(icmp) if [135, 136].contains(&icmp.type_u8()) => {
-            return inside(
-                "neighbour discovery",
-                icmp.payload().first_chunk::<16>().map(|a| IpAddr::from(*a)),
-            );
+            return inside("neighbour discovery", &[IpAddr::from(*icmp.payload().first_chunk::<16>()?)]);
         }
         _ => return None,
     };
     let quoted = LaxSlicedPacket::from_ip(quote).ok()?;
     let (source, destination, _) = ends(&quoted)?;
-    if let Some(wrong) = inside("the quote of an ICMP error", [source, destination]) {
+    if let Some(wrong) = inside("the quote of an ICMP error", &[source, destination]) {
         return Some(wrong);
     }
     let port = match &quoted.transport {
@@ -248,10 +248,4 @@ fn ends(packet: &LaxSlicedPacket<'_>) -> Option<(IpAddr, IpAddr, u8)> {
         }
         LaxNetSlice::Arp(_) => None,
     }
-}
-
-fn inside(place: &'static str, addresses: impl IntoIterator<Item = IpAddr>) -> Option<Wrong> {
-    let nets: Vec<IpNet> = INSIDE.iter().map(|n| n.parse().expect("a network")).collect();
-    let found = addresses.into_iter().find(|a| nets.iter().any(|n| n.contains(a)))?;
-    Some(Wrong::Inside(place, found))
 }

@@ -18,10 +18,6 @@ const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0xee, 1];
 const A: [u8; 4] = [10, 0, 0, 10];
 const B: [u8; 4] = [10, 0, 0, 20];
 
-fn ip(text: &str) -> IpAddr {
-    text.parse().expect("an address")
-}
-
 /// A network with containers whose frames the test sends itself, and an outside that it plays.
 struct World {
     lab: Lab,
@@ -80,6 +76,7 @@ impl World {
         self.send_inward(&reply);
     }
 
+    /// What was sent outside.
     fn received_outside(&mut self) -> Vec<Vec<u8>> {
         self.lab.take_outside(self.uplink).into_iter().map(|f| f.bytes).collect()
     }
@@ -91,16 +88,16 @@ impl World {
     /// Sends a datagram of A's out, from `port` to port `to` of the far host: the external port, unless it was refused.
     fn out(&mut self, port: u16, to: u16) -> Option<u16> {
         self.send(self.a, &udp4(self.macs(10), (A, port), (FAR, to), b"out"));
-        let sent = self.received_outside();
-        sent.last().map(|frame| ends(frame).0)
+        self.received_outside().iter().find_map(|frame| ends(frame)).map(|(source, _)| source)
     }
 }
 
 /// Source and destination port of a UDP datagram.
-fn ends(frame: &[u8]) -> (u16, u16) {
-    let packet = SlicedPacket::from_ethernet(frame).expect("a packet");
-    let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("no UDP: {frame:02x?}") };
-    (udp.source_port(), udp.destination_port())
+fn ends(frame: &[u8]) -> Option<(u16, u16)> {
+    match SlicedPacket::from_ethernet(frame).ok()?.transport {
+        Some(TransportSlice::Udp(udp)) => Some((udp.source_port(), udp.destination_port())),
+        _ => None,
+    }
 }
 
 /// Type and code of an ICMP message.
@@ -132,46 +129,36 @@ fn fragments(macs: ([u8; 6], [u8; 6]), from: ([u8; 4], u16), to: ([u8; 4], u16),
 
 #[test]
 fn hosts_reach_the_outside_and_published_ports() {
-    for v4 in [true, false] {
-        let mut lab = Lab::default();
-        let network = lab.plain_network();
-        let uplink = lab.plain_uplink();
-        lab.plain_outside(uplink);
-        let c = lab.plain_host(network, 10);
-        let (far, host, inside) = match v4 {
-            true => (ip("192.0.2.1"), ip("192.0.2.2"), ip("10.0.0.10")),
-            false => (ip("2001:db8::1"), ip("2001:db8::2"), ip("fd00:0::a")),
-        };
-        if v4 {
-            // The lab's hosts have an IPv4 gateway only.
-            let pinger = lab.at(c).pinger();
-            lab.at(c).ping(pinger, far, 1);
-            lab.until("a pong", s(5), |lab| lab.at(c).pong(pinger) == Some(far));
-            let (server, client) = (lab.beyond(uplink).tcp(), lab.at(c).tcp());
-            lab.beyond(uplink).listen(server, 80);
-            lab.at(c).connect(client, far, 80);
-            lab.until("a connection out", s(5), |lab| lab.at(c).tcp_socket(client).may_send());
-            let seen = lab.beyond(uplink).tcp_socket(server).remote_endpoint().expect("a client");
-            assert_eq!(IpAddr::from(seen.addr), host);
-            assert!(seen.port >= 61_000, "{seen}");
-            lab.at(c).tcp_socket(client).send_slice(b"hello").expect("send");
-            let hears = |lab: &mut Lab| lab.beyond(uplink).tcp_socket(server).can_recv();
-            lab.until("data out", s(5), hears);
-            // RFC 5382 REQ-5: idle for two hours.
-            lab.advance(s(7200));
-            lab.beyond(uplink).tcp_socket(server).send_slice(b"still there?").expect("send");
-            lab.until("data in, hours later", s(5), |lab| lab.at(c).tcp_socket(client).can_recv());
-        }
-        lab.publish_port(Protocol::Tcp, 5000, network, (inside, 80));
-        let (server, client) = (lab.at(c).tcp(), lab.beyond(uplink).tcp());
-        lab.at(c).listen(server, 80);
-        lab.beyond(uplink).connect(client, host, 5000);
-        lab.until("a connection in", s(5), |lab| lab.beyond(uplink).tcp_socket(client).may_send() || !v4);
-        if v4 {
-            let seen = lab.at(c).tcp_socket(server).remote_endpoint().expect("a client");
-            assert_eq!(IpAddr::from(seen.addr), far, "the client keeps its address");
-        }
-    }
+    let mut lab = Lab::default();
+    let network = lab.plain_network();
+    let uplink = lab.plain_uplink();
+    lab.plain_outside(uplink);
+    let c = lab.plain_host(network, 10);
+    let [far, host, inside] = [FAR, HOST, A].map(IpAddr::from);
+    let pinger = lab.at(c).pinger();
+    lab.at(c).ping(pinger, far, 1);
+    lab.until("a pong", s(5), |lab| lab.at(c).pong(pinger) == Some(far));
+    let (server, client) = (lab.beyond(uplink).tcp(), lab.at(c).tcp());
+    lab.beyond(uplink).listen(server, 80);
+    lab.at(c).connect(client, far, 80);
+    lab.until("a connection out", s(5), |lab| lab.at(c).tcp_socket(client).may_send());
+    let seen = lab.beyond(uplink).tcp_socket(server).remote_endpoint().expect("a client");
+    assert_eq!(IpAddr::from(seen.addr), host);
+    assert!(seen.port >= 61_000, "{seen}");
+    lab.at(c).tcp_socket(client).send_slice(b"hello").expect("send");
+    lab.until("data out", s(5), |lab| lab.beyond(uplink).tcp_socket(server).can_recv());
+    // RFC 5382 REQ-5: idle for two hours.
+    lab.advance(s(7200));
+    lab.beyond(uplink).tcp_socket(server).send_slice(b"still there?").expect("send");
+    lab.until("data in, hours later", s(5), |lab| lab.at(c).tcp_socket(client).can_recv());
+
+    lab.publish_port(Protocol::Tcp, 5000, network, (inside, 80));
+    let (server, client) = (lab.at(c).tcp(), lab.beyond(uplink).tcp());
+    lab.at(c).listen(server, 80);
+    lab.beyond(uplink).connect(client, host, 5000);
+    lab.until("a connection in", s(5), |lab| lab.beyond(uplink).tcp_socket(client).may_send());
+    let seen = lab.at(c).tcp_socket(server).remote_endpoint().expect("a client");
+    assert_eq!(IpAddr::from(seen.addr), far, "the client keeps its address");
 }
 
 /// A DTLS association, say: minutes of silence, and then either end speaks.
@@ -186,7 +173,7 @@ fn udp_lives_through_minutes_of_silence_and_not_through_more() {
         if speaker == "outside" {
             world.send_inward(&world.inward(4433, external, b"wake up"));
             let frames = world.received(world.a);
-            assert_eq!(frames.iter().map(|f| ends(f)).collect::<Vec<_>>(), [(4433, 4000)]);
+            assert_eq!(frames.iter().filter_map(|f| ends(f)).collect::<Vec<_>>(), [(4433, 4000)]);
         } else {
             assert_eq!(world.out(4000, 4433), Some(external));
         }
@@ -194,12 +181,12 @@ fn udp_lives_through_minutes_of_silence_and_not_through_more() {
     }
     world.lab.advance(s(301));
     world.send_inward(&world.inward(4433, external, b"too late"));
-    assert!(world.received(world.a).iter().all(|f| icmp(f).is_none() && f[23] != 17));
+    assert!(world.received(world.a).iter().all(|f| ends(f).is_none()));
 }
 
 #[test]
 fn a_full_table_keeps_what_it_has_and_refuses_what_is_new() {
-    let owner = OwnerLimits { connections: 100, ..OwnerLimits::default() };
+    let owner = OwnerLimits { connections: 100, new_per_second: 20_000 };
     let mut world = World::new(Config { connections: 20, owner, ..Config::default() });
     let first = world.out(4000, 1).expect("sent");
     for to in 2..=19 {
@@ -273,7 +260,7 @@ fn a_next_hop_that_answers_late_gets_what_waited() {
     world.lab.advance(ms(1500));
     assert_eq!(world.lab.counts().waiting, 1);
     world.answer_arp();
-    assert_eq!(world.received_outside().iter().map(|f| ends(f).1).collect::<Vec<_>>(), [9]);
+    assert_eq!(world.received_outside().iter().filter_map(|f| ends(f)).map(|e| e.1).collect::<Vec<_>>(), [9]);
     assert_eq!(world.lab.counts().waiting, 0);
 }
 
@@ -301,8 +288,9 @@ fn fragments_whose_first_is_dropped_follow_nobody() {
     world.received_outside();
     assert!(world.out(4000, 9).is_some());
     world.send(world.b, &udp4(world.macs(20), (B, 1), (FAR, 9), b"b"));
-    assert_eq!(world.received_outside().len(), 1);
-    assert!(world.received(world.a).is_empty() && world.received(world.b).is_empty());
+    assert_eq!(world.received_outside().iter().filter(|f| f[12..14] == [8, 0]).count(), 1);
+    let ip = |frames: Vec<Vec<u8>>| frames.iter().filter(|f| f[12..14] == [8, 0]).count();
+    assert_eq!((ip(world.received(world.a)), ip(world.received(world.b))), (0, 0));
 }
 
 #[test]

@@ -39,8 +39,8 @@ impl Outer {
 
 /// A frame for the outside shows nothing of the inside.
 #[track_caller]
-pub(super) fn assert_clean(frame: &[u8]) {
-    let wrong = judge(frame).filter(|wrong| matches!(wrong, Wrong::Inside(..)));
+pub(super) fn assert_clean(frame: &[u8], inside: &[IpNet]) {
+    let wrong = judge(frame, inside).filter(|wrong| matches!(wrong, Wrong::Inside(..)));
     assert_eq!(wrong, None, "sent outside: {frame:02x?}");
 }
 
@@ -123,7 +123,23 @@ impl Lab {
     pub fn put_outside(&mut self, uplink: u32, frame: impl Into<MemoryFrame>) {
         let frame = frame.into();
         self.record(At::Uplink(uplink), Direction::Inbound, &frame.bytes);
+        self.answer_as_host(uplink, &frame.bytes);
         self.memory.put_outside(uplink, frame);
+    }
+
+    /// The host's kernel answers ARP for the host's address.
+    fn answer_as_host(&mut self, uplink: u32, frame: &[u8]) {
+        let mac = self.uplink_mac(uplink).0;
+        let is_ours = |target: [u8; 4]| self.host_addresses.contains(&target.into());
+        let (Some([8, 6]), Some([0, 1])) = (frame.get(12..14), frame.get(20..22)) else { return };
+        let (Some(asker), Some(target)) = (frame.get(22..32), frame.get(38..42)) else { return };
+        if let (Some(host), Ok(target)) =
+            (self.hosts.get_mut(&At::Uplink(uplink)), <[u8; 4]>::try_from(target))
+            && is_ours(target)
+        {
+            let head = [&frame[6..12], &mac, &frame[12..20], &[0, 2], &mac, &target].concat();
+            host.receive([&head, asker].concat());
+        }
     }
 
     /// All frames that were sent to an uplink without a host.
