@@ -1,7 +1,7 @@
 //! Published ports: reached from the outside, from containers, from the target itself and from the host.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use tests::netns::Namespace;
@@ -148,4 +148,43 @@ fn run_publishes_a_port_while_it_runs() {
     run.signal(nix::sys::signal::Signal::SIGTERM);
     run.wait(s(5));
     assert!(site.rows(&["published"]).is_empty());
+}
+
+/// What `kill -9` leaves: the port is published again by itself, and a published connection goes on, since its ports are
+/// those of the rule. A masqueraded one had a port that nobody remembers: its end is told at once.
+#[test]
+fn connections_survive_kill_9_as_far_as_their_ports_allow() {
+    let (mut site, wan) = world();
+    let c1 = site.container("c1", Way::PortAdd, "172.18.0.10");
+    let listener = c1.ns.tcp_listen("0.0.0.0:5000");
+    site.ctl(&["publish", "5000", "172.18.0.10:5000"]);
+    let mut client = wan.tcp_connect("172.16.0.2:5000", s(3)).expect("connect");
+    let (mut server, _) = listener.accept().expect("accept");
+    let outer = wan.tcp_listen("172.16.0.1:7000");
+    let mut out = c1.ns.tcp_connect("172.16.0.1:7000", s(3)).expect("connect");
+    let (_far, _) = outer.accept().expect("accept");
+    let says = |from: &mut TcpStream, to: &mut TcpStream| {
+        to.set_read_timeout(Some(s(10))).expect("timeout");
+        from.write_all(b"hello").expect("send");
+        let mut heard = [0; 5];
+        to.read_exact(&mut heard).expect("hear");
+        assert_eq!(&heard, b"hello");
+    };
+    says(&mut client, &mut server);
+    // From either side first.
+    for from_outside in [true, false] {
+        site.kill();
+        site.start();
+        wait_until("the uplink is back", s(10), || c1.ns.pings("172.16.0.1"));
+        if from_outside {
+            says(&mut client, &mut server);
+        }
+        says(&mut server, &mut client);
+        says(&mut client, &mut server);
+    }
+    out.set_read_timeout(Some(s(10))).expect("timeout");
+    out.write_all(b"hello").expect("send");
+    let end = out.read(&mut [0; 5]).expect_err("nobody remembers");
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    drop(c1.ns.tcp_connect("172.16.0.1:7000", s(3)).expect("a new one"));
 }

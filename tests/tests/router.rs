@@ -172,6 +172,8 @@ fn udp_lives_through_minutes_of_silence_and_not_through_more() {
         world.lab.advance(s(295));
         if speaker == "outside" {
             world.send_inward(&world.inward(4433, external, b"wake up"));
+            // After so long the router asks where A is, and A says so.
+            world.send(world.a, &arp_request(world.macs(10).1, A, [10, 0, 0, 1]));
             let frames = world.received(world.a);
             assert_eq!(frames.iter().filter_map(|f| ends(f)).collect::<Vec<_>>(), [(4433, 4000)]);
         } else {
