@@ -10,15 +10,14 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// The source that holds the tests called `name`: `behaviour`, or `conntrack::tcp::tests`.
-fn source(name: &str) -> String {
+/// The source that holds the tests called `name`: `behaviour`, or `conntrack::tcp::tests`. Other words have none.
+fn source(name: &str) -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let module = format!("src/{}", name.replace("::", "/"));
     let inline = module.trim_end_matches("/tests");
     [format!("tests/{name}.rs"), format!("{module}.rs"), format!("{inline}.rs")]
         .iter()
         .find_map(|path| fs::read_to_string(root.join(path)).ok())
-        .unwrap_or_else(|| panic!("docs/nat.md names tests in '{name}', which is no file"))
 }
 
 #[test]
@@ -37,7 +36,7 @@ fn every_test_that_the_requirements_name_exists() {
                 assert!(tests.contains(&format!("fn {word}(")), "no such test: {word}, in {line}");
                 found.insert(word.to_owned());
             } else if word.chars().all(|c| c.is_ascii_lowercase() || c == ':') {
-                tests.push_str(&source(word));
+                tests.extend(source(word));
             }
         }
         let met = line.split('|').nth(2).unwrap().trim().starts_with("met");
