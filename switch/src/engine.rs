@@ -61,18 +61,22 @@ pub struct Shared {
 impl Shared {
     /// An empty world, and where the workers' news come out.
     pub fn new(fdb: FdbConfig) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
-        Self::with_epoch(fdb, Arc::default())
+        Self::with(fdb, nat::Config::default(), Arc::default())
     }
 
-    /// The same, in an epoch that others read.
-    pub fn with_epoch(fdb: FdbConfig, epoch: Arc<Epoch>) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
+    /// The same with limits of connections (a seed is drawn in place of theirs), in an epoch that others read.
+    pub fn with(
+        fdb: FdbConfig,
+        nat: nat::Config,
+        epoch: Arc<Epoch>,
+    ) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let shared = Self {
             snapshot: ArcSwap::default(),
             fdb: Fdb::with_epoch(fdb, Arc::clone(&epoch)),
             epoch,
             neighbors: Neighbors::default(),
-            forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat::Config::default() })),
+            forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat })),
             waiting: AtomicUsize::new(0),
             drops: DropCounters::default(),
             received: AtomicU64::new(0),

@@ -153,7 +153,16 @@ impl Site {
     /// When it does not get ready.
     #[track_caller]
     pub fn start(&mut self) {
-        self.spawn();
+        self.start_by(&[]);
+    }
+
+    /// The same by a program that runs swd: `prlimit --nofile=100`, say.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[track_caller]
+    pub fn start_by(&mut self, program: &[&str]) {
+        self.spawn_by(program);
         let log = self.log_path();
         let swd = self.swd.as_mut().expect("just started");
         wait_until("swd is ready", s(20), || {
@@ -167,6 +176,11 @@ impl Site {
     /// Starts swd and does not wait.
     #[track_caller]
     pub fn spawn(&mut self) {
+        self.spawn_by(&[]);
+    }
+
+    #[track_caller]
+    fn spawn_by(&mut self, program: &[&str]) {
         assert!(self.swd.is_none(), "swd runs already");
         // Each run has a log of its own, so that one run's `ready` is not taken for another's.
         let earlier = self.log();
@@ -177,8 +191,10 @@ impl Site {
             fs::write(self.file("earlier.log"), all).expect("write");
         }
         drop(fs::remove_file(self.log_path()));
-        let mut command =
-            self.swd_command(&self.name, &self.runtime_dir(), &self.state_dir(), &self.arguments);
+        let swd = binary("swd");
+        let mut command = self.host.command(&[program, &[swd.to_str().expect("UTF-8")]].concat());
+        command.args(["--name", &self.name, "--runtime-dir"]).arg(self.runtime_dir());
+        command.arg("--state-dir").arg(self.state_dir()).args(&self.arguments);
         self.swd = Some(Background::start(&mut command, &self.log_path()));
     }
 

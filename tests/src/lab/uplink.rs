@@ -22,14 +22,14 @@ use crate::outside::{Wrong, judge};
 pub(super) struct Outer {
     uplinks: Vec<Uplink>,
     routes: Vec<Route>,
-    owned: OwnedPorts,
+    owned: Arc<OwnedPorts>,
 }
 
 impl Outer {
     pub(super) fn add_to(&self, snapshot: &mut Snapshot) {
         snapshot.uplinks.clone_from(&self.uplinks);
         snapshot.routes = Arc::new(Routes::new(self.routes.iter().copied()));
-        snapshot.owned = Arc::new(self.owned.clone());
+        snapshot.owned = Arc::clone(&self.owned);
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
