@@ -6,14 +6,15 @@ use std::net::TcpListener;
 use std::thread;
 
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{python, run, s, tool, wait_until};
-use tests::site::{Site, Way, outside};
+use tests::site::{Site, Way};
 
 const WAN: &str = "172.16.0.1";
 
-fn stopped(arguments: &[&str]) -> (Site, Namespace) {
+fn stopped(arguments: &[&str]) -> (Site, Outside) {
     let site = Site::stopped().arguments(&[&["--uplink", "auto"], arguments].concat());
-    let wan = outside(&site.host);
+    let wan = Outside::new(&site.host);
     (site, wan)
 }
 
