@@ -372,8 +372,6 @@ impl Lab {
 
     /// Sends what the engine has decided to; tells how much.
     fn send(&mut self, snapshot: &Snapshot) -> usize {
-        let subnets = self.networks.iter().flat_map(|n| &n.gateways).map(|g| g.subnet);
-        let inside: Vec<IpNet> = subnets.collect();
         let outgoing = self.engine.outgoing();
         self.memory.send(&self.batch, outgoing);
         let sent: Vec<_> = outgoing.iter().map(|out| (out.link, out.port, out.frame)).collect();
@@ -381,7 +379,8 @@ impl Lab {
             let bytes = &self.batch.wire(*frame)[switch::frame::OFFLOAD_HEADER..];
             let at = match link {
                 Link::Uplink(uplink) => {
-                    uplink::assert_clean(bytes, &inside);
+                    let subnets = self.networks.iter().flat_map(|n| &n.gateways).map(|g| g.subnet);
+                    uplink::assert_clean(bytes, &subnets.collect::<Vec<_>>());
                     At::Uplink(*uplink)
                 }
                 _ => At::Port(*port),

@@ -95,7 +95,7 @@ impl World {
         error
     }
 
-    fn from_container(&mut self) {
+    fn send_from_container(&mut self) {
         let (port, network, n) = self.random.pick(&self.ports);
         let net = u8::try_from(network.0).expect("small");
         let macs = (self.lab.gateway_mac(network).0, plain_mac(network, n).0);
@@ -122,7 +122,7 @@ impl World {
         self.lab.put(port, frame);
     }
 
-    fn from_outside(&mut self) {
+    fn send_from_outside(&mut self) {
         let macs = (self.lab.uplink_mac(self.uplink).0, FAR_MAC);
         let from = self.random.pick(&[[192, 0, 2, 1], [203, 0, 113, 7], [192, 0, 2, 9], [10, 0, 0, 10]]);
         let host = [192, 0, 2, 2];
@@ -167,8 +167,8 @@ fn run(seed: u64) -> (u64, u64) {
     let (mut out, mut inward) = (0, 0);
     for n in 0..FRAMES {
         match world.random.one_in(2) {
-            true => world.from_container(),
-            false => world.from_outside(),
+            true => world.send_from_container(),
+            false => world.send_from_outside(),
         }
         // Checks that every frame is accounted for, and what leaves.
         world.lab.settle();

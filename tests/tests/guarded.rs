@@ -57,7 +57,7 @@ fn without_bpf_sockets_guard_the_ports_up_to_a_limit_that_is_told() {
     serve(c1.ns.tcp_listen("0.0.0.0:5000"));
     site.ctl(&["publish", "5000", "172.18.0.10:5000"]);
     for (who, address, expected) in [
-        (&wan, "172.16.0.2:5000", WAN),
+        (&*wan, "172.16.0.2:5000", WAN),
         (&c2.ns, "172.16.0.2:5000", "172.16.0.2"),
         (&site.host, "172.16.0.2:5000", "172.18.0.1"),
         (&site.host, "127.0.0.1:5000", "172.18.0.1"),
