@@ -321,9 +321,7 @@ impl Dataplane {
     /// Costs a system call for each of them: for whoever reads counters, and every second while there are any.
     pub fn collect(&self) -> usize {
         let Some(fast) = &self.fast else { return 0 };
-        if fast.has_gaps() {
-            fast.follow(&self.snapshot());
-        }
+        fast.mend();
         self.shared.count_forwarded(fast.collect(&self.shared.fdb, worker::now()));
         fast.len()
     }

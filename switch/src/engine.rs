@@ -261,8 +261,10 @@ impl Engine {
         self.add_extras(snapshot, batch);
     }
 
-    fn note_timers(&mut self, now: Time, state: &Forwarding, more: bool) {
+    fn note_timers(&mut self, now: Time, state: &mut Forwarding, more: bool) {
         self.shared.waiting.store(state.resolver.waiting_inside(), Ordering::Relaxed);
+        self.shared.drops.add(DropReason::FragmentLimit, state.nat.take_lost_fragments());
+        self.shared.drops.add(DropReason::NoNeighbor, state.resolver.take_lost());
         let pause = if more { Duration::from_millis(1) } else { COARSE };
         let connections = state.nat.poll_at().map(|at| at.max(now + pause));
         self.timer = [connections, state.resolver.poll_at()].into_iter().flatten().min();

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::netns::{Namespace, ip, remove, unique_name, veth};
+use crate::netns::{Namespace, ip, remove, unique_name};
 use crate::process::{Background, Output, TIMEOUT, binary, ms, run, s, wait_until};
 
 /// The host's address in the network `default`.
@@ -94,7 +94,15 @@ impl Site {
     /// When the namespace cannot be made.
     #[track_caller]
     pub fn stopped() -> Self {
-        let host = Namespace::new();
+        Self::stopped_on(Namespace::new())
+    }
+
+    /// A host that exists already, on which swd does not run yet.
+    ///
+    /// # Panics
+    /// When there is no room for swd's files.
+    #[track_caller]
+    pub fn stopped_on(host: Namespace) -> Self {
         let dir = TempDir::with_prefix("swd-test-").expect("a temporary folder");
         let arguments = vec!["--uplink".to_owned(), "none".to_owned()];
         Self { host, name: unique_name(), dir, arguments, swd: None }
@@ -449,18 +457,6 @@ impl Container {
     pub fn ping(&self, other: &Self) {
         self.ns.ping(&other.address);
     }
-}
-
-/// A third host's interface: a veth pair between the host and a namespace that stands for what is outside. The host has
-/// `172.16.0.2/16` on `eth0`, and a default route to `172.16.0.1`.
-#[track_caller]
-pub fn outside(host: &Namespace) -> Namespace {
-    let wan = Namespace::new();
-    veth(("eth0", host), ("eth0", &wan));
-    host.ip(&["addr", "add", "172.16.0.2/16", "dev", "eth0"]);
-    wan.ip(&["addr", "add", "172.16.0.1/16", "dev", "eth0"]);
-    host.ip(&["route", "add", "default", "via", "172.16.0.1"]);
-    wan
 }
 
 /// All namespaces of the machine.

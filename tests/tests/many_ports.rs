@@ -6,16 +6,17 @@ use std::thread;
 
 use serde_json::{Value, json};
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{s, wait_until};
-use tests::site::{Site, Way, outside};
+use tests::site::{Site, Way};
 
 const WAN: &str = "172.16.0.1";
 /// More than there are sockets to keep ports from others.
 const PUBLISHES: u16 = 600;
 
-fn world() -> (Site, Namespace) {
+fn world() -> (Site, Outside) {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
-    let wan = outside(&site.host);
+    let wan = Outside::new(&site.host);
     site.start();
     (site, wan)
 }
@@ -151,7 +152,7 @@ fn all_ports_but_the_hosts_own_cost_next_to_nothing() {
     }
     let there = c1.ns.udp("0.0.0.0:33333");
     there.set_read_timeout(Some(s(3))).expect("timeout");
-    for (ns, from) in [(&wan, WAN), (&c2.ns, "172.16.0.2"), (&site.host, "172.18.0.1")] {
+    for (ns, from) in [(&*wan, WAN), (&c2.ns, "172.16.0.2"), (&site.host, "172.18.0.1")] {
         ns.udp("0.0.0.0:0").send_to(b"x", "172.16.0.2:33333").expect("send");
         assert_eq!(there.recv_from(&mut [0; 9]).expect("a datagram").1.ip().to_string(), from);
     }

@@ -4,24 +4,25 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{TIMEOUT, ms, run, s, wait_until};
-use tests::site::{Container, Site, Way, outside};
+use tests::site::{Container, Site, Way};
 
 const WAN: &str = "172.16.0.1";
 const OTHER: &str = "172.16.0.9";
 
 /// A host with an uplink and this configuration, on which swd does not run yet, and the outside with two addresses.
-fn stopped(config: &str) -> (Site, Namespace) {
+fn stopped(config: &str) -> (Site, Outside) {
     let site = Site::stopped();
     let path = site.file("swd.toml");
     std::fs::write(&path, config).expect("write the configuration");
     let site = site.arguments(&["--uplink", "auto", "--config", path.to_str().expect("UTF-8")]);
-    let wan = outside(&site.host);
+    let wan = Outside::new(&site.host);
     wan.ip(&["addr", "add", &format!("{OTHER}/16"), "dev", "eth0"]);
     (site, wan)
 }
 
-fn started(config: &str) -> (Site, Namespace) {
+fn started(config: &str) -> (Site, Outside) {
     let (mut site, wan) = stopped(config);
     site.start();
     (site, wan)
