@@ -52,6 +52,8 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
+    /// Lost before a worker received it. The one reason that is not among the frames received.
+    NotReceived = "not-received", "swd did not take frames as fast as they came, so the kernel dropped some unseen. Give swd more CPU ('workers' in the configuration), or the senders less.";
     /// Shorter than an Ethernet header, or a length that its own headers contradict.
     Malformed = "malformed", "The frame is too short or contradicts itself. Capture on the port to see who sends it.";
     /// The offload header asks for something that the frame cannot satisfy.
@@ -141,7 +143,12 @@ impl Default for DropCounters {
 impl DropCounters {
     /// Counts one frame.
     pub fn count(&self, reason: DropReason) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.count_many(reason, 1);
+    }
+
+    /// Counts frames.
+    pub fn count_many(&self, reason: DropReason, frames: u64) {
+        self.0[reason as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Frames dropped for this reason so far.
@@ -149,8 +156,9 @@ impl DropCounters {
         self.0[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Frames dropped so far, all reasons.
+    /// Frames received and dropped so far, all reasons: without those that were lost before.
     pub fn total(&self) -> u64 {
-        DropReason::ALL.iter().map(|r| self.get(*r)).sum()
+        let received = DropReason::ALL.iter().filter(|r| **r != DropReason::NotReceived);
+        received.map(|r| self.get(*r)).sum()
     }
 }

@@ -38,6 +38,7 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Forwarded", status.forwarded.to_string()),
         ("Answered", status.answered.to_string()),
         ("Dropped", status.drops.to_string()),
+        ("Not received", status.not_received.to_string()),
     ])
 }
 
@@ -70,6 +71,7 @@ mod tests {
             received: 6,
             forwarded: 7,
             answered: 8,
+            not_received: 10,
             fdb_entries: 9,
         };
         let text = describe(&status, "2026-11-21T21:02:03Z".parse().unwrap());
@@ -77,17 +79,17 @@ mod tests {
         assert_eq!(
             lines[..4],
             [
-                "Instance     swd (version 0.1.0, process 42)",
-                "State        ready",
-                "Up           1h 2m, since 2026-11-21T20:00:00Z",
-                "Uplink       -",
+                "Instance      swd (version 0.1.0, process 42)",
+                "State         ready",
+                "Up            1h 2m, since 2026-11-21T20:00:00Z",
+                "Uplink        -",
             ]
         );
-        assert_eq!(lines.last(), Some(&"Dropped      5"));
+        assert_eq!(lines[12..], ["Dropped       5", "Not received  10"]);
 
         // The clock was set back since.
         let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());
-        assert!(text.contains("\nUp           0s, since "), "{text}");
+        assert!(text.contains("\nUp            0s, since "), "{text}");
     }
 
     #[test]

@@ -196,6 +196,8 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     daemon.reconcile(lost).await?;
     daemon.add_configured(config, saved.is_none()).await?;
 
+    let mut keeper_ends = daemon.check_keeper();
+
     let daemon = Arc::new(Mutex::new(daemon));
     let socket = folder.join(format!("{}.sock", options.name));
     api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
@@ -212,6 +214,12 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
                 None => std::future::pending().await,
             }
         };
+        let keeper_ended = async {
+            match &keeper_ends {
+                Some(ending) => ending.wait().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -223,10 +231,12 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
                 }
             }
             Some(event) = data_events.recv() => daemon.lock().await.data_event(event).await,
+            () = keeper_ended => keeper_ends = daemon.lock().await.check_keeper(),
             _ = sweep.tick() => {
                 let mut daemon = daemon.lock().await;
                 daemon.dataplane.fdb().sweep(worker::now());
-                daemon.check_keeper();
+                daemon.dataplane.count_losses();
+                keeper_ends = daemon.check_keeper();
             }
         }
     }

@@ -77,6 +77,43 @@ struct Read {
     state: Desired,
 }
 
+/// Why bytes are no state.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// Not what was written.
+    Damaged(serde_json::Error),
+    /// Written by a newer daemon, in this format.
+    Newer(u32),
+}
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(e: serde_json::Error) -> Self {
+        Self::Damaged(e)
+    }
+}
+
+/// The state that a file's bytes hold.
+///
+/// # Errors
+/// When they hold none that this daemon knows.
+pub fn parse(bytes: &[u8]) -> Result<Desired, Unreadable> {
+    let version = serde_json::from_slice::<Version>(bytes)?.version;
+    if version > VERSION {
+        return Err(Unreadable::Newer(version));
+    }
+    Ok(serde_json::from_slice::<Read>(bytes)?.state)
+}
+
+/// The bytes of a file that holds a state.
+///
+/// # Errors
+/// When it cannot be written as JSON, which would be a mistake in its types.
+pub fn to_bytes(state: &Desired) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(&Written { version: VERSION, state })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
 impl Store {
     /// The state of instance `name` in `folder`, which is made when missing.
     ///
@@ -99,12 +136,10 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::Read { path: path(), source }),
         };
-        let damaged = |source| StateError::Damaged { path: path(), source };
-        let version = serde_json::from_slice::<Version>(&bytes).map_err(damaged)?.version;
-        if version > VERSION {
-            return Err(StateError::Newer { path: path(), version });
-        }
-        Ok(Some(serde_json::from_slice::<Read>(&bytes).map_err(damaged)?.state))
+        parse(&bytes).map(Some).map_err(|e| match e {
+            Unreadable::Damaged(source) => StateError::Damaged { path: path(), source },
+            Unreadable::Newer(version) => StateError::Newer { path: path(), version },
+        })
     }
 
     /// Saves; when this returns, it is on the disk.
@@ -120,8 +155,7 @@ impl Store {
     }
 
     fn write(&self, temporary: &Path, state: &Desired) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec(&Written { version: VERSION, state })?;
-        bytes.push(b'\n');
+        let bytes = to_bytes(state)?;
         let mut file = File::create(temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;

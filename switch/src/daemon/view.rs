@@ -31,6 +31,7 @@ impl Daemon {
             received: totals.received,
             forwarded: totals.forwarded,
             answered: totals.answered,
+            not_received: totals.not_received,
             fdb_entries: self.dataplane.fdb().len() as u64,
         }
     }
@@ -152,9 +153,10 @@ impl Daemon {
 
     /// `GET /v1/drops`: every reason, also those that never occurred.
     pub fn drops(&self) -> Vec<api::DropCount> {
+        let drops = self.dataplane.drops();
         let one = |reason: &DropReason| api::DropCount {
             reason: reason.name().to_owned(),
-            count: self.dataplane.drops().get(*reason),
+            count: drops.get(*reason),
             help: reason.help().to_owned(),
         };
         DropReason::ALL.iter().map(one).collect()
