@@ -78,6 +78,8 @@ struct Record {
 struct Held {
     until: Time,
     fragments: Vec<Vec<u8>>,
+    /// They are nowhere but here: when they are given up, they are lost.
+    only_here: bool,
 }
 
 /// A source's share.
@@ -116,6 +118,7 @@ pub(crate) struct Fragments {
     sources: HashMap<(NetworkId, Address), Source, RandomState>,
     networks: HashMap<NetworkId, Usage, RandomState>,
     held_bytes: usize,
+    lost: u64,
 }
 
 /// What holding a fragment costs beside its bytes.
@@ -132,6 +135,7 @@ impl Fragments {
             sources: HashMap::default(),
             networks: HashMap::default(),
             held_bytes: 0,
+            lost: 0,
         }
     }
 
@@ -195,7 +199,7 @@ impl Fragments {
         let held_ends = &mut self.held_ends;
         let held = self.held.entry(key).or_insert_with(|| {
             held_ends.push_back((until, key));
-            Held { until, fragments: Vec::new() }
+            Held { until, fragments: Vec::new(), only_here: key.network != NetworkId::OUTSIDE }
         });
         held.fragments.push(bytes.to_vec());
         if self.held_ends.len() > self.held.len() * 2 + 64 {
@@ -203,6 +207,28 @@ impl Fragments {
             self.held_ends.retain(|(until, key)| held.get(key).is_some_and(|held| held.until == *until));
         }
         true
+    }
+
+    /// Notes that the fragments of `key` went elsewhere, too.
+    pub(crate) fn are_elsewhere(&mut self, key: &Key) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.only_here = false;
+        }
+    }
+
+    /// Whether the fragments of `key` are nowhere but here.
+    pub(crate) fn are_only_here(&self, key: &Key) -> bool {
+        self.held.get(key).is_some_and(|held| held.only_here)
+    }
+
+    /// Counts fragments that were nowhere but here, and are given up.
+    pub(crate) const fn lose(&mut self, fragments: u64) {
+        self.lost += fragments;
+    }
+
+    /// How many were lost since the last call.
+    pub(crate) const fn take_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.lost, 0)
     }
 
     /// Takes out the fragments of `key` that were held, in the order in which they came.
@@ -214,7 +240,13 @@ impl Fragments {
             source.held_bytes = source.held_bytes.saturating_sub(cost);
             network.held_bytes = network.held_bytes.saturating_sub(cost);
         });
-        if held.until > now { held.fragments } else { Vec::new() }
+        if held.until > now {
+            return held.fragments;
+        }
+        if held.only_here {
+            self.lose(held.fragments.len() as u64);
+        }
+        Vec::new()
     }
 
     /// Drops what has outlived its time, at most `budget` datagrams; returns how many were looked at.

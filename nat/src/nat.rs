@@ -140,7 +140,8 @@ pub struct Nat {
     owners: Owners,
     fragments: Fragments,
     /// Fragments that waited for their first one, translated and ready to go.
-    released: VecDeque<(Forward, Vec<u8>)>,
+    /// With each, whether it is nowhere but here.
+    released: VecDeque<(Forward, Vec<u8>, bool)>,
     /// The settings of networks; the first is that of networks without their own.
     profiles: Vec<NetworkConfig>,
     networks: HashMap<NetworkId, u16, RandomState>,
@@ -282,6 +283,13 @@ impl Nat {
         });
         match verdict {
             Verdict::Drop(DropReason::IcmpUnrelated | DropReason::Unsupported) => Verdict::NotOurs,
+            Verdict::Held => {
+                // Perhaps it is the host's: whoever asks sends it there.
+                if let Some(key) = Key::new(packet, from.network) {
+                    self.fragments.are_elsewhere(&key);
+                }
+                Verdict::Held
+            }
             verdict => verdict,
         }
     }
@@ -447,16 +455,19 @@ impl Nat {
 
     /// Translates the fragments that came before their first one, and keeps them for [`Self::next_released`].
     fn release_held(&mut self, now: Time, key: &Key, forward: Forward) {
+        let only_here = self.fragments.are_only_here(key);
         for mut bytes in self.fragments.release(now, key) {
             let Ok(mut packet) = Packet::parse(&mut bytes, Checksum::Complete) else { continue };
             if let Some(connection) = self.table.get_mut(forward.connection) {
                 connection.count(forward.direction, packet.len());
             }
             self.translate(&mut packet, forward.connection, forward.direction);
-            if self.released.len() >= MAX_RELEASED {
-                self.released.pop_front();
+            if self.released.len() >= MAX_RELEASED
+                && let Some((.., only_here)) = self.released.pop_front()
+            {
+                self.fragments.lose(only_here.into());
             }
-            self.released.push_back((forward, bytes));
+            self.released.push_back((forward, bytes, only_here));
         }
     }
 

@@ -209,6 +209,7 @@ impl Engine {
         shared.received.fetch_add((batch.len() - ignored) as u64, Ordering::Relaxed);
         if let Some(state) = lock.taken() {
             let more = state.nat.expire(now, STEPS_PER_BATCH);
+            shared.drops.count_many(DropReason::FragmentLimit, state.nat.take_lost_fragments());
             self.note_timers(now, state, more);
         }
         self.add_extras(snapshot, batch);
@@ -223,6 +224,7 @@ impl Engine {
         self.pipeline.router.tick(now, snapshot, &shared.neighbors, &mut lock);
         let state = lock.get();
         let more = state.nat.expire(now, STEPS_PER_TICK);
+        shared.drops.count_many(DropReason::FragmentLimit, state.nat.take_lost_fragments());
         self.note_timers(now, state, more);
         self.add_extras(snapshot, batch);
     }

@@ -69,6 +69,7 @@ fn a_tap_device_of_the_host_is_a_port() {
     assert!(!is_promiscuous(&before), "{before}");
 
     for name in ["first", "again"] {
+        machine.seen.lock().expect("lock").clear();
         site.ctl(&["port", "add", "vm0", "--name", name]);
         let port = site.switch().link("vm0");
         assert!(is_promiscuous(&port) && promiscuity(&port) >= 1, "not promiscuous as a port: {port}");

@@ -44,7 +44,7 @@ fn flood(site: &Site, from: &Namespace, count: u32, frame: &[u8]) -> u64 {
 fn frames_that_containers_lose_are_counted() {
     let _alone = heavy();
     let site =
-        Site::with_config("uplink = \"none\"\n[network.jumbo]\nsubnets = [\"172.19.0.0/16\"]\nmtu = 9000\n");
+        Site::with_config("uplink = \"none\"\n[network.jumbo]\nsubnets = [\"172.19.0.0/16\"]\nmtu = 60000\n");
     let c1 = site.container("c1", Way::PortAdd, "172.18.0.10");
     let c2 = site.container("c2", Way::PortAdd, "172.18.0.20");
     c1.ping(&c2);
@@ -59,9 +59,9 @@ fn frames_that_containers_lose_are_counted() {
     // Long frames wait in the socket's queue, which is full before the ring is.
     let a = site.container_in("jumbo", "j1", Way::Attach, "172.19.0.10");
     let b = site.container_in("jumbo", "j2", Way::Attach, "172.19.0.20");
-    let frame = experiment(mac(&b.mac()), [0; 6], &[0x55; 8900]);
+    let frame = experiment(mac(&b.mac()), [0; 6], &[0x55; 59_000]);
     let lost = flood(&site, &a.ns, 1_900, &frame);
-    assert!(lost >= 300, "1,900 frames of 8,914 bytes, a queue of 8 MiB: {lost} lost");
+    assert!(lost >= 1_000, "1,900 frames of 59,014 bytes, a queue of 16 MiB: {lost} lost");
     c1.ping(&c2);
     a.ping(&b);
 }

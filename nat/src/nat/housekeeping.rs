@@ -42,7 +42,23 @@ impl Nat {
     /// The next fragment that had come before the first of its datagram and is translated now, with its way. To be asked
     /// after each [`crate::Verdict::Forward`], and sent after that packet. Its hop limit is as it arrived.
     pub fn next_released(&mut self) -> Option<(Forward, Vec<u8>)> {
-        self.released.pop_front()
+        let (forward, bytes, _) = self.released.pop_front()?;
+        Some((forward, bytes))
+    }
+
+    /// Gives up the fragments that were not asked for by [`Self::next_released`]: those of a first fragment that was
+    /// dropped after all.
+    pub fn forget_released(&mut self) {
+        for (.., only_here) in self.released.drain(..) {
+            self.fragments.lose(only_here.into());
+        }
+    }
+
+    /// How many fragments for which [`crate::Verdict::Held`] was said by [`Self::outbound`] or [`Self::routed`] were given
+    /// up since the last call: their first one did not come. Those of [`Self::inbound`] and [`Self::hairpin`] may be the
+    /// host's, which has them.
+    pub fn take_lost_fragments(&mut self) -> u64 {
+        self.fragments.take_lost()
     }
 
     /// Sets how a network is translated. Holds for connections from now on; timeouts also for existing ones.

@@ -104,12 +104,15 @@ pub(super) struct Ways<'a> {
     pub(super) neighbors: &'a Neighbors,
     pub(super) state: &'a mut Forwarding,
     pub(super) extras: &'a mut Vec<Extra>,
+    /// For whom the fragments that waited for this one are counted; none where they were counted before.
+    pub(super) released: Option<Ingress>,
 }
 
 impl<'a> Ways<'a> {
     /// A packet from a container, to the gateway's MAC and to none of the host's addresses.
     pub(super) fn outbound(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        self.released = Some(from);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
@@ -172,12 +175,13 @@ impl<'a> Ways<'a> {
         }
         clamp_mss(&mut packet, way.mtu.min(network.mtu));
         let verdict = Verdict::Uplink(way.uplink.ifindex);
-        self.dispatch(frame, fit, way.mtu, mac, way.uplink.mac, verdict, from)
+        self.dispatch(frame, fit, way.mtu, mac, way.uplink.mac, verdict)
     }
 
     /// A packet between two networks.
     fn between(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network, other: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        self.released = Some(from);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
@@ -216,6 +220,8 @@ impl<'a> Ways<'a> {
     /// container's mapping. [`Verdict::Next`]: it is the host's.
     pub(super) fn hairpin(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        // They were sent to the host, whose they may have been.
+        self.released = None;
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Next;
         };
@@ -275,6 +281,7 @@ impl<'a> Ways<'a> {
     /// A frame from an uplink. [`Verdict::Ignore`]: it is the host's.
     pub(super) fn inbound(&mut self, frame: &mut Frame<'_>, ifindex: u32) -> Verdict {
         let offload = frame.offload();
+        self.released = None;
         if frame.len() < ETHERNET_HEADER || !offload.fits(frame.len()) {
             return Verdict::Ignore;
         }
@@ -323,8 +330,8 @@ impl<'a> Ways<'a> {
         };
         match verdict {
             nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, original),
-            nat::Verdict::NotOurs => Verdict::Ignore,
-            nat::Verdict::Held => Verdict::Absorbed,
+            // A fragment may be the host's: then the copy that is held is forgotten in time.
+            nat::Verdict::NotOurs | nat::Verdict::Held => Verdict::Ignore,
             nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
             nat::Verdict::Refuse(Refusal::NoTarget) => match unknown.take() {
                 Some(hop) => self.park(frame, hop, from, Resume::Again),
@@ -361,7 +368,7 @@ impl<'a> Ways<'a> {
             nat::Verdict::Forward(forward) => {
                 self.deliver(frame, forward.to, Ingress::Uplink(ifindex), original)
             }
-            nat::Verdict::Held => Verdict::Absorbed,
+            nat::Verdict::Held => Verdict::Ignore,
             nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
             // Networks are closed to who calls from outside, but for published ports.
             nat::Verdict::New(_) | nat::Verdict::Refuse(_) | nat::Verdict::NotOurs => {
@@ -411,14 +418,13 @@ impl<'a> Ways<'a> {
         match self.mac_inside(network, destination).filter(|(at, _)| *at == port.id) {
             Some((_, mac)) => {
                 let verdict = Verdict::Forward(port.id);
-                self.dispatch(frame, fit, network.mtu, mac, network.gateway_mac, verdict, from)
+                self.dispatch(frame, fit, network.mtu, mac, network.gateway_mac, verdict)
             }
             None => self.park(frame, Hop::Inside(network.id, destination), from, Resume::Send),
         }
     }
 
     /// The last step: makes a translated packet fit, addresses it, and sends along what had waited for it.
-    #[expect(clippy::too_many_arguments, reason = "one place for all ways")]
     fn dispatch(
         &mut self,
         frame: &mut Frame<'_>,
@@ -427,7 +433,6 @@ impl<'a> Ways<'a> {
         to: Mac,
         by: Mac,
         verdict: Verdict,
-        from: Ingress,
     ) -> Verdict {
         frame.set_addresses(to, by);
         match fit {
@@ -456,7 +461,8 @@ impl<'a> Ways<'a> {
             }
             let bytes = [&frame.bytes()[..ETHERNET_HEADER], &packet].concat();
             let frame = OwnedFrame::new(&bytes, Offload::default());
-            self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
+            let from = self.released;
+            self.extras.push(Extra { frame, from, verdict, network: NetworkId(0) });
         }
         verdict
     }
