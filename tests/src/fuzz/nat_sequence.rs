@@ -334,10 +334,12 @@ impl World {
             assert_eq!(self.nat.owner_connections(owner(address(inside(false, host)))), 0);
         }
         self.now = self.now + Duration::from_secs(4 * 3600);
+        // From all containers: one alone does not get the whole pool.
         for v6 in [false, true] {
             let mut leased = HashSet::new();
             for n in 0..u16::try_from(PORTS.len()).expect("few") {
-                let (from, to) = (at(v6, inside(v6, 0), 1000 + n), at(v6, outside(v6, 0), 7));
+                let (from, to) =
+                    (at(v6, inside(v6, n.to_le_bytes()[0]), 1000 + n), at(v6, outside(v6, 0), 7));
                 let [mut bytes] = <[_; 1]>::try_from(written(&from, &to, What::Udp)).expect("one packet");
                 let mut packet = Packet::parse(&mut bytes, Checksum::Complete).expect("a packet");
                 let from = party(packet.source());
