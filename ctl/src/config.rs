@@ -29,6 +29,8 @@ pub struct Config {
     /// Number of worker threads.
     #[serde(deserialize_with = "workers")]
     pub workers: u32,
+    /// Let the kernel forward busy flows between veth ports itself (BPF).
+    pub fast_path: bool,
     /// Who may use the API.
     pub api: Api,
     /// Limits of the MAC table.
@@ -40,7 +42,14 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let network = BTreeMap::from([(DEFAULT_NETWORK.to_owned(), Network::default())]);
-        Self { uplink: Uplink::Auto, workers: 1, api: Api::default(), fdb: Fdb::default(), network }
+        Self {
+            uplink: Uplink::Auto,
+            workers: 1,
+            fast_path: true,
+            api: Api::default(),
+            fdb: Fdb::default(),
+            network,
+        }
     }
 }
 

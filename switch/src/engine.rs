@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 
 use crate::batch::{BATCH, Batch, Source};
 use crate::dataplane::DataEvent;
+use crate::fastpath::epoch::Epoch;
+use crate::fastpath::offer::{Flow, Offers};
 use crate::fdb::{Fdb, FdbConfig};
 use crate::router::neighbor::Neighbors;
 use crate::router::resolve::Ingress;
@@ -38,6 +40,8 @@ const COARSE: Duration = Duration::from_secs(1);
 pub struct Shared {
     /// The world.
     pub snapshot: ArcSwap<Snapshot>,
+    /// Ends with every change after which frames may go elsewhere.
+    pub epoch: Arc<Epoch>,
     /// The MAC table.
     pub fdb: Fdb,
     /// Addresses in use.
@@ -57,10 +61,16 @@ pub struct Shared {
 impl Shared {
     /// An empty world, and where the workers' news come out.
     pub fn new(fdb: FdbConfig) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
+        Self::with_epoch(fdb, Arc::default())
+    }
+
+    /// The same, in an epoch that others read.
+    pub fn with_epoch(fdb: FdbConfig, epoch: Arc<Epoch>) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let shared = Self {
             snapshot: ArcSwap::default(),
-            fdb: Fdb::new(fdb),
+            fdb: Fdb::with_epoch(fdb, Arc::clone(&epoch)),
+            epoch,
             neighbors: Neighbors::default(),
             forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat::Config::default() })),
             waiting: AtomicUsize::new(0),
@@ -77,6 +87,12 @@ impl Shared {
     pub fn tell(&self, event: DataEvent) {
         // Both errors mean that nobody listens now, which is no reason to hold up frames.
         let _ = self.events.try_send(event);
+    }
+
+    /// Counts frames that the kernel forwarded for the switch.
+    pub fn count_forwarded(&self, frames: u64) {
+        self.received.fetch_add(frames, Ordering::Relaxed);
+        self.forwarded.fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Frames received, forwarded and answered so far.
@@ -143,6 +159,7 @@ pub struct Engine {
     outgoing: Vec<Outgoing>,
     extras: Vec<Extra>,
     timer: Option<Time>,
+    offers: Option<Offers>,
 }
 
 impl fmt::Debug for Engine {
@@ -162,7 +179,18 @@ impl Engine {
             outgoing: Vec::with_capacity(BATCH),
             extras: Vec::new(),
             timer: None,
+            offers: None,
         }
+    }
+
+    /// Flows that the kernel may take over are counted from now on, unless a user's stage wants to see every frame.
+    pub fn offer_flows(&mut self) {
+        self.offers = self.pipeline.is_plain().then(Offers::default);
+    }
+
+    /// Flows that the kernel may take over.
+    pub fn offers(&mut self) -> Option<&mut Offers> {
+        self.offers.as_mut()
     }
 
     /// What the engine shares with others.
@@ -202,7 +230,9 @@ impl Engine {
             let verdict = if slot.truncated {
                 Verdict::Drop(DropReason::Oversized)
             } else {
-                self.decide(now, snapshot, port, batch, frame, &mut lock)
+                let verdict = self.decide(now, snapshot, port, batch, frame, &mut lock);
+                self.offer(snapshot, port, verdict, batch, frame);
+                verdict
             };
             self.plan(snapshot, Some(Ingress::Port(port.id)), port.network, frame, verdict);
         }
@@ -299,6 +329,19 @@ impl Engine {
             tell: &mut |event| shared.tell(event),
         };
         self.pipeline.run(&mut batch.frame(frame, port.id), &mut cx, lock)
+    }
+
+    /// Counts a frame that the bridge forwards, if its flow may take the fast path.
+    fn offer(&mut self, snapshot: &Snapshot, from: &Port, verdict: Verdict, batch: &mut Batch, frame: usize) {
+        let (Some(offers), Verdict::Forward(to), true) =
+            (&mut self.offers, verdict, self.pipeline.ended_at_bridge())
+        else {
+            return;
+        };
+        let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };
+        if let Some(flow) = Flow::of(&batch.frame(frame, from.id), network, from, to) {
+            offers.saw(flow);
+        }
     }
 
     /// Turns a verdict into what is to be sent.

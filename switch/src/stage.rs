@@ -68,12 +68,23 @@ pub struct Pipeline {
     /// Layer 3; also what comes from outside, past the other stages.
     pub(crate) router: Router,
     bridge: Bridge,
+    bridged: bool,
 }
 
 impl Pipeline {
     /// The switch with these stages of the user's between Learn and Router.
     pub fn new(yours: Vec<Box<dyn Stage>>) -> Self {
-        Self { guard: Guard, learn: Learn, yours, router: Router::default(), bridge: Bridge }
+        Self { guard: Guard, learn: Learn, yours, router: Router::default(), bridge: Bridge, bridged: false }
+    }
+
+    /// There are no stages but the switch's own.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.yours.is_empty()
+    }
+
+    /// Whether it was the bridge that decided about the last frame.
+    pub(crate) const fn ended_at_bridge(&self) -> bool {
+        self.bridged
     }
 
     /// Walks a frame through the stages. The result is never [`Verdict::Next`].
@@ -90,7 +101,8 @@ impl Pipeline {
         if verdict == Verdict::Next {
             verdict = self.router.process(frame, cx, lock);
         }
-        if verdict == Verdict::Next { self.bridge.process(frame, cx) } else { verdict }
+        self.bridged = verdict == Verdict::Next;
+        if self.bridged { self.bridge.process(frame, cx) } else { verdict }
     }
 }
 

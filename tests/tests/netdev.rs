@@ -34,7 +34,7 @@ impl Machine {
                 match reader.read(&mut buffer) {
                     Ok(n) => shared.lock().expect("lock").push(buffer[OFFLOAD_HEADER..n].to_vec()),
                     Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                        thread::sleep(tests::process::ms(5))
+                        thread::sleep(tests::process::ms(5));
                     }
                     Err(_) => return, // the device is gone
                 }

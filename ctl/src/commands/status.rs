@@ -33,6 +33,10 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Networks", status.networks.to_string()),
         ("Ports", status.ports.to_string()),
         ("MACs", status.fdb_entries.to_string()),
+        (
+            "fast path",
+            if status.fast_path { format!("{} flows", status.fast_flows) } else { "off".to_owned() },
+        ),
         ("Connections", status.connections.to_string()),
         ("Received", status.received.to_string()),
         ("Forwarded", status.forwarded.to_string()),
@@ -73,6 +77,8 @@ mod tests {
             answered: 8,
             not_received: 10,
             fdb_entries: 9,
+            fast_path: true,
+            fast_flows: 2,
         };
         let text = describe(&status, "2026-11-21T21:02:03Z".parse().unwrap());
         let lines: Vec<&str> = text.lines().collect();
@@ -85,7 +91,7 @@ mod tests {
                 "Uplink        -",
             ]
         );
-        assert_eq!(lines[12..], ["Dropped       5", "Not received  10"]);
+        assert_eq!(lines[13..], ["Dropped       5", "Not received  10"]);
 
         // The clock was set back since.
         let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());

@@ -136,7 +136,7 @@ impl World {
         }
         for (n, port) in [(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 5)] {
             let (network, port) = (NetworkId(n), PortId(port));
-            let (last, mac) = (10 + port.0 % 2, Mac([2, 0, 0, 0, 0, port.index() as u8]));
+            let (last, mac) = (10 + port.0 % 2, numbered(0, port.0));
             shared.neighbors.note(network, ip(&format!("10.{n}.0.{last}")), mac, port, now);
             shared.neighbors.note(network, ip(&format!("fd00:{n}::{last:x}")), mac, port, now);
         }
@@ -218,7 +218,7 @@ fn snapshot() -> Snapshot {
             .map(|text| net(&text))
             .map(|net| Gateway { subnet: net.trunc(), address: net.addr() })
             .to_vec(),
-        gateway_mac: Mac([2, 0, 0, 0, 1, n as u8]),
+        gateway_mac: numbered(1, n),
         mtu: 1500,
         host_port: (NetworkId(n) == HOST.0).then_some(HOST.1),
         isolate_ports: n == 2,
@@ -231,6 +231,7 @@ fn snapshot() -> Snapshot {
         network: NetworkId(n / 2),
         link: Link::Memory,
         up: true,
+        veth_mtu: None,
         counters: Arc::new(PortCounters::default()),
     });
     let host_addresses = ["192.0.2.2", "2001:db8::2", "10.1.0.1", "fd00:1::1"].map(ip);
@@ -268,6 +269,11 @@ fn snapshot() -> Snapshot {
     snapshot.leases.insert((NetworkId(0), ip("10.0.0.10")), PortId(0));
     snapshot.allowed = HashSet::from_iter([(NetworkId(0), NetworkId(1))]);
     snapshot
+}
+
+/// The MAC of a port (0) or of a network's gateway (1).
+fn numbered(what: u8, n: u32) -> Mac {
+    Mac([2, 0, 0, 0, what, n.to_le_bytes()[0]])
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -116,14 +116,15 @@ fn is_right(packet: &Packet<'_>, kind: Checksum) -> bool {
     if packet.is_v4() && checksum::sum(&packet.bytes()[..header]) != 0xffff {
         return false;
     }
-    let Ok(length) = u32::try_from(bytes.len()) else { return false };
+    let Ok(short) = u16::try_from(bytes.len()) else { return false };
+    let length = u32::from(short);
     let over = match tuple.protocol {
         Protocol::Icmp => 0,
         Protocol::Icmpv6 | Protocol::Tcp => {
             checksum::pseudo_header_sum(packet.source(), packet.destination(), tuple.protocol, length)
         }
         // The length counts what the header says, and a sum of zero is none.
-        Protocol::Udp if bytes[4..6] == (length as u16).to_be_bytes() && bytes[6..8] != [0, 0] => {
+        Protocol::Udp if bytes[4..6] == short.to_be_bytes() && bytes[6..8] != [0, 0] => {
             checksum::pseudo_header_sum(packet.source(), packet.destination(), tuple.protocol, length)
         }
         _ => return false,
