@@ -141,7 +141,12 @@ impl Default for DropCounters {
 impl DropCounters {
     /// Counts one frame.
     pub fn count(&self, reason: DropReason) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.add(reason, 1);
+    }
+
+    /// Counts some.
+    pub fn add(&self, reason: DropReason, frames: u64) {
+        self.0[reason as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Frames dropped for this reason so far.

@@ -19,13 +19,21 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 21] = [
     "ip",
     "nsenter",
     "setpriv",
     "ping",
     "curl",
     "iperf3",
+    "dig",
+    "dnsmasq",
+    "mtr",
+    "nc",
+    "scp",
+    "sshd",
+    "ssh-keygen",
+    "traceroute",
     "tcpdump",
     "python3",
     "ethtool",

@@ -1,7 +1,7 @@
 //! `swctl status`, `swctl drops`.
 
 use ctl::{
-    api::{DropCount, Status},
+    api::{DropCount, Guards, Status},
     client::Client,
 };
 use jiff::{Timestamp, Unit};
@@ -37,7 +37,9 @@ fn describe(status: &Status, now: Timestamp) -> String {
             "fast path",
             if status.fast_path { format!("{} flows", status.fast_flows) } else { "off".to_owned() },
         ),
-        ("Connections", status.connections.to_string()),
+        ("Connections", format!("{} of {}", status.connections, status.max_connections)),
+        ("Pool", table::optional(status.pool.as_deref())),
+        ("Port guards", table::optional(status.guards.map(Guards::name))),
         ("Received", status.received.to_string()),
         ("Forwarded", status.forwarded.to_string()),
         ("Answered", status.answered.to_string()),
@@ -75,6 +77,9 @@ mod tests {
             forwarded: 7,
             answered: 8,
             fdb_entries: 9,
+            max_connections: 10,
+            pool: None,
+            guards: Some(Guards::Bpf),
             fast_path: true,
             fast_flows: 2,
         };
@@ -90,6 +95,7 @@ mod tests {
             ]
         );
         assert_eq!(lines.last(), Some(&"Dropped      5"));
+        assert!(lines.contains(&"Connections  4 of 10") && lines.contains(&"Port guards  bpf"), "{text}");
 
         // The clock was set back since.
         let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());

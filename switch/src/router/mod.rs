@@ -137,7 +137,7 @@ impl Router {
         neighbors: &'a Neighbors,
         lock: &'a mut Lock<'_>,
     ) -> Ways<'a> {
-        Ways { now, snapshot, neighbors, state: lock.get(), extras: &mut self.extras }
+        Ways { now, snapshot, neighbors, state: lock.get(), extras: &mut self.extras, held_are_copies: false }
     }
 }
 

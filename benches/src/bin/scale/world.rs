@@ -9,9 +9,9 @@ use benches::load::Protocol;
 use benches::machine::{families, resident};
 use benches::measure::{Cpus, Meter, Path};
 use ctl::client::{Client, ClientError};
-use tests::netns::Namespace;
+use tests::netns::{Namespace, veth};
 use tests::process::{s, wait_until};
-use tests::site::{Container, Site, Way, outside};
+use tests::site::{Container, Site, Way};
 use tokio::runtime::Runtime;
 
 /// The address outside.
@@ -47,7 +47,11 @@ impl World {
     /// Starts swd with these arguments and configuration.
     pub(crate) fn new(arguments: &[&str], config: &str) -> Result<Self> {
         let mut site = Site::stopped();
-        let wan = outside(&site.host);
+        let wan = Namespace::new();
+        veth(("eth0", &site.host), ("eth0", &wan));
+        site.host.ip(&["addr", "add", "172.16.0.2/16", "dev", "eth0"]);
+        wan.ip(&["addr", "add", "172.16.0.1/16", "dev", "eth0"]);
+        site.host.ip(&["route", "add", "default", "via", "172.16.0.1"]);
         let path = site.file("swd.toml");
         std::fs::write(&path, config).context("the configuration")?;
         let mut words = vec!["--uplink", "eth0", "--config", path.to_str().context("a path in UTF-8")?];
