@@ -28,10 +28,10 @@ fn started(config: &str) -> (Site, Outside) {
     (site, wan)
 }
 
-/// A UDP socket that waits for an answer for a second at most.
+/// A UDP socket that waits for an answer for some seconds at most.
 fn udp(ns: &Namespace, address: &str) -> UdpSocket {
     let socket = ns.udp(address);
-    socket.set_read_timeout(Some(s(1))).expect("timeout");
+    socket.set_read_timeout(Some(s(5))).expect("timeout");
     socket
 }
 
@@ -120,6 +120,7 @@ fn a_container_has_its_limit_and_others_do_not_feel_it() {
 fn new_connections_per_second_are_limited() {
     let (site, wan) = started("[nat]\nnew_per_second = 5\n");
     let c1 = site.container("c1", Way::PortAdd, "172.18.0.10");
+    c1.ns.ping(WAN);
     let socket = c1.ns.udp("0.0.0.0:4000");
     let _server = udp(&wan, "172.16.0.1:5353");
     // To a port each: a connection each.
@@ -158,6 +159,7 @@ fn reaches(site: &Site, wan: &Namespace, network: &str, address: &str) -> (bool,
     let mut buffer = [0; 64];
     let mut external = Vec::new();
     // Asks the first server, then lets all answer to what that one saw; then asks the second one, too.
+    c.ns.ping(WAN);
     here.send_to(b"question", (WAN, 5353)).expect("send");
     external.push(servers[0].recv_from(&mut buffer).expect("the question").1);
     let mut heard = Vec::new();
