@@ -12,7 +12,7 @@ use switch::daemon::portguard::{GuardError, GuardLimits, Guards, Mechanism};
 use tests::guarded::{
     Guarded, HOST, LOCAL, each_mechanism, echo, free, own_all, refused, serve, silent, squatter, tcp, udp,
 };
-use tests::process::{Background, binary, ms, s, wait_until};
+use tests::process::{Background, binary, s, wait_until};
 
 #[test]
 fn the_outside_hears_nothing_from_our_ports_and_a_refusal_from_others() {
