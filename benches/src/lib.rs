@@ -1,7 +1,7 @@
 //! What the programs of this package share: loads, instruments, and how figures are kept and drawn.
 //!
 //! `compare` runs swd and its rivals side by side, `scale` draws curves against size. Both build their world with the
-//! namespaces of the package `tests`, whose functions panic when something cannot be made; [`attempt()`] turns that into an
+//! namespaces of the package `tests`, whose functions panic when something cannot be made; [`attempt::attempt`] turns that into an
 //! error, so that one rival's failure is one gap in the table.
 
 pub mod attempt;

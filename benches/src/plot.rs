@@ -13,7 +13,7 @@ const BAR: i32 = 22;
 const TITLE: i32 = 30;
 const LABELS: i32 = 130;
 const FONT: &str = "sans-serif";
-const COLOURS: [RGBColor; 9] = [
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0x4c, 0x78, 0xa8),
     RGBColor(0xf5, 0x85, 0x18),
     RGBColor(0x54, 0xa2, 0x4b),
@@ -23,6 +23,7 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(0x9d, 0x75, 0x5d),
     RGBColor(0xee, 0xca, 0x3b),
     RGBColor(0x79, 0x70, 0x6e),
+    RGBColor(0xff, 0x9d, 0xa6),
 ];
 
 /// Bars of one subject, one for each rival.
@@ -30,8 +31,8 @@ const COLOURS: [RGBColor; 9] = [
 pub struct Bars {
     /// What was measured, with its unit.
     pub title: String,
-    /// By whom.
-    pub bars: Vec<(String, Spread)>,
+    /// By whom, with a number that gives each its colour in all plots.
+    pub bars: Vec<(String, usize, Spread)>,
 }
 
 /// A curve of one figure.
@@ -83,13 +84,13 @@ fn draw_bars<'a>(
 ) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
     let text = |size: i32| (FONT, size).into_font().color(&BLACK);
     area.draw(&Text::new(panel.title.clone(), (8, 8), text(15)))?;
-    let most = panel.bars.iter().map(|(_, s)| s.max).fold(f64::MIN_POSITIVE, f64::max);
+    let most = panel.bars.iter().map(|(.., s)| s.max).fold(f64::MIN_POSITIVE, f64::max);
     let room = f64::from(WIDTH.cast_signed() / 2 - LABELS - 110);
     let x = |value: f64| LABELS + pixels(value / most * room);
-    for (n, (name, spread)) in (0..).zip(&panel.bars) {
+    for (n, (name, colour, spread)) in (0..).zip(&panel.bars) {
         let top = TITLE + n * BAR;
         let middle = top + BAR / 2 - 2;
-        let colour = colour_of(n);
+        let colour = COLOURS[colour % COLOURS.len()];
         area.draw(&Text::new(name.clone(), (8, top + 3), text(13)))?;
         let corners = [(LABELS, top), (x(spread.median).max(LABELS + 1), top + BAR - 5)];
         area.draw(&Rectangle::new(corners, colour.filled()))?;
@@ -105,10 +106,6 @@ fn pixels(value: f64) -> i32 {
     value.round() as i32
 }
 
-fn colour_of(n: i32) -> RGBColor {
-    usize::try_from(n).map_or(BLACK, |n| COLOURS[n % COLOURS.len()])
-}
-
 /// Draws curves against a size, two panels side by side. The size has a logarithmic axis.
 ///
 /// # Errors
@@ -120,8 +117,8 @@ pub fn curves(path: &Path, against: &str, panels: &[Curve]) -> Result<()> {
     let root = SVGBackend::new(path, (WIDTH, rows * PANEL)).into_drawing_area();
     root.fill(&WHITE).map_err(failed(path))?;
     let areas = root.split_evenly((rows as usize, 2));
-    for (n, (area, panel)) in (0..).zip(areas.iter().zip(&panels)) {
-        draw_curve(area, against, panel, colour_of(n)).map_err(failed(path))?;
+    for (n, (area, panel)) in areas.iter().zip(&panels).enumerate() {
+        draw_curve(area, against, panel, COLOURS[n % COLOURS.len()]).map_err(failed(path))?;
     }
     root.present().map_err(failed(path))
 }
@@ -140,17 +137,19 @@ fn draw_curve<'a>(
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, (FONT, 15))
         .margin(8)
+        .margin_right(28)
         .x_label_area_size(34)
         .y_label_area_size(56)
         .build_cartesian_2d((first..last).log_scale(), 0.0..top)?;
-    let size = |x: &f64| short(*x);
+    let size = |x: &f64| if *x < 1e4 { format!("{x:.0}") } else { short(*x) };
+    let figure = |y: &f64| short(*y);
     chart
         .configure_mesh()
         .x_desc(against)
         .x_labels(6)
         .y_labels(5)
         .x_label_formatter(&size)
-        .y_label_formatter(&size)
+        .y_label_formatter(&figure)
         .light_line_style(WHITE)
         .draw()?;
     chart.draw_series(LineSeries::new(points.iter().copied(), &colour))?;

@@ -34,14 +34,17 @@ pub struct Status {
     pub ports: u64,
     /// Number of tracked connections.
     pub connections: u64,
-    /// Frames dropped since the start, all reasons.
+    /// Frames received and dropped since the start, all reasons.
     pub drops: u64,
-    /// Frames received since the start.
+    /// Frames received since the start: as many as were forwarded, answered or dropped.
     pub received: u64,
     /// Frames forwarded or flooded since the start.
     pub forwarded: u64,
     /// Frames answered by the switch itself since the start.
     pub answered: u64,
+    /// Frames lost since the start before they were received, because swd did not keep up.
+    #[serde(default)]
+    pub not_received: u64,
     /// MAC addresses in the forwarding table.
     pub fdb_entries: u64,
     /// Most tracked connections.

@@ -62,6 +62,15 @@ pub(crate) enum Command {
     /// Standard input, output and error, signals and the exit status are the command's (128+N when signal N killed
     /// it, 127 when it is not found, 126 when it cannot be executed). When it ends, its port and address are given back.
     Run(Run),
+    /// What 'run' starts in the namespace, and what becomes its command there
+    #[command(hide = true)]
+    RunChild {
+        /// Process id of 'swctl run'
+        parent: i32,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     /// The MAC table
     #[command(subcommand)]
     Fdb(Fdb),

@@ -52,6 +52,8 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
+    /// Lost before a worker received it. The one reason that is not among the frames received.
+    NotReceived = "not-received", "swd did not take frames as fast as they came, so the kernel dropped some unseen. Give swd more CPU ('workers' in the configuration), or the senders less.";
     /// Shorter than an Ethernet header, or a length that its own headers contradict.
     Malformed = "malformed", "The frame is too short or contradicts itself. Capture on the port to see who sends it.";
     /// The offload header asks for something that the frame cannot satisfy.
@@ -154,8 +156,9 @@ impl DropCounters {
         self.0[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Frames dropped so far, all reasons.
+    /// Frames received and dropped so far, all reasons: without those that were lost before.
     pub fn total(&self) -> u64 {
-        DropReason::ALL.iter().map(|r| self.get(*r)).sum()
+        let received = DropReason::ALL.iter().filter(|r| **r != DropReason::NotReceived);
+        received.map(|r| self.get(*r)).sum()
     }
 }

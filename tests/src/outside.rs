@@ -42,6 +42,18 @@ pub enum Wrong {
     Refused(u16),
 }
 
+/// What is outside, without a watch: for tests in which the host's own stack says what the watch would take for a leak. The
+/// host has 172.16.0.2/16 on `eth0` and a default route to 172.16.0.1, which is the outside.
+#[track_caller]
+pub fn unwatched(host: &Namespace) -> Namespace {
+    let ns = Namespace::new();
+    veth(("eth0", host), ("eth0", &ns));
+    host.ip(&["addr", "add", "172.16.0.2/16", "dev", "eth0"]);
+    ns.ip(&["addr", "add", "172.16.0.1/16", "dev", "eth0"]);
+    host.ip(&["route", "add", "default", "via", "172.16.0.1"]);
+    ns
+}
+
 /// A namespace that is outside, by a cable to the host.
 #[derive(Debug)]
 pub struct Outside {

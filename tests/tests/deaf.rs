@@ -7,7 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use nix::sys::signal::Signal;
 use tests::for_each_port_kind;
 use tests::netns::Namespace;
-use tests::outside::Outside;
+use tests::outside::unwatched;
 use tests::process::{s, wait_until};
 use tests::raw::{
     BROADCAST, Frame, Raw, arp_request, echo4, is_arp_reply, is_neighbour_advertisement, mac,
@@ -150,7 +150,7 @@ fn assert_silence(site: &Site, c: &Container, raw: &mut Raw, ears: &Ears, gatewa
 for_each_port_kind! {
     fn a_host_without_access_neither_hears_nor_answers(way) {
         let mut site = Site::stopped();
-        let _outside = Outside::new(&site.host);
+        let _outside = unwatched(&site.host);
         site.host.ip(&["addr", "add", "192.0.2.7/32", "dev", "lo"]);
         site.host.ip(&["addr", "add", "2001:db8:9::2/64", "dev", "eth0", "nodad"]);
         site.start();

@@ -7,8 +7,8 @@ use switch::fdb::FdbConfig;
 use switch::mac::Mac;
 use switch::port::memory::MemoryFrame;
 use switch::snapshot::{NetworkId, PortId};
-use tests::fuzz::{Random, mutate, offload};
 use tests::lab::{Lab, NetworkOptions, net};
+use tests::noise::{Random, mutate, offload};
 use tests::process::ms;
 use tests::raw::{BROADCAST, arp_request, echo4, experiment, neighbour_solicitation, syn4, udp4, udp6};
 

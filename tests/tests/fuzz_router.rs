@@ -5,8 +5,8 @@ use nat::{Config, OwnerLimits, Protocol};
 use switch::fdb::FdbConfig;
 use switch::port::memory::MemoryFrame;
 use switch::snapshot::{NetworkId, PortId};
-use tests::fuzz::{Random, mutate, offload};
 use tests::lab::{Lab, plain_mac};
+use tests::noise::{Random, mutate, offload};
 use tests::process::{ms, s};
 use tests::raw::{arp_request, echo4, neighbour_solicitation, syn4, udp4, udp6};
 

@@ -6,15 +6,15 @@ use std::net::TcpListener;
 use std::thread;
 
 use tests::netns::Namespace;
-use tests::outside::Outside;
+use tests::outside::unwatched;
 use tests::process::{python, run, s, tool, wait_until};
 use tests::site::{Site, Way};
 
 const WAN: &str = "172.16.0.1";
 
-fn stopped(arguments: &[&str]) -> (Site, Outside) {
+fn stopped(arguments: &[&str]) -> (Site, Namespace) {
     let site = Site::stopped().arguments(&[&["--uplink", "auto"], arguments].concat());
-    let wan = Outside::new(&site.host);
+    let wan = unwatched(&site.host);
     (site, wan)
 }
 
@@ -57,7 +57,7 @@ fn without_bpf_sockets_guard_the_ports_up_to_a_limit_that_is_told() {
     serve(c1.ns.tcp_listen("0.0.0.0:5000"));
     site.ctl(&["publish", "5000", "172.18.0.10:5000"]);
     for (who, address, expected) in [
-        (&*wan, "172.16.0.2:5000", WAN),
+        (&wan, "172.16.0.2:5000", WAN),
         (&c2.ns, "172.16.0.2:5000", "172.16.0.2"),
         (&site.host, "172.16.0.2:5000", "172.18.0.1"),
         (&site.host, "127.0.0.1:5000", "172.18.0.1"),

@@ -239,7 +239,7 @@ for_each_port_kind! {
                 let words = ["mtr", "--report", "-n", "-c3", "-i0.2", "-G1"];
                 let text = world.container.run(&[&words[..], method, &[far]].concat()).ok().stdout;
                 let whole = |hop: &&str| text.lines().any(|l| l.contains(hop) && l.contains(" 0.0%"));
-                assert!(hops.iter().all(|hop| whole(hop)), "{method:?}: {text}");
+                assert!(hops.iter().all(whole), "{method:?}: {text}");
             }
         }
     }

@@ -152,7 +152,7 @@ enum Part {
     },
 }
 
-/// Destination ports of [`crate::measure::Path::flows`]: flows are this many times the source ports.
+/// Destination ports of the flow-table load: flows are this many times the source ports.
 pub const FLOW_PORTS: u16 = flows::PORTS;
 
 impl Load {

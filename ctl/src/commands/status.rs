@@ -44,6 +44,7 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Forwarded", status.forwarded.to_string()),
         ("Answered", status.answered.to_string()),
         ("Dropped", status.drops.to_string()),
+        ("Not received", status.not_received.to_string()),
     ])
 }
 
@@ -76,6 +77,7 @@ mod tests {
             received: 6,
             forwarded: 7,
             answered: 8,
+            not_received: 10,
             fdb_entries: 9,
             max_connections: 10,
             pool: None,
@@ -88,18 +90,18 @@ mod tests {
         assert_eq!(
             lines[..4],
             [
-                "Instance     swd (version 0.1.0, process 42)",
-                "State        ready",
-                "Up           1h 2m, since 2026-11-21T20:00:00Z",
-                "Uplink       -",
+                "Instance      swd (version 0.1.0, process 42)",
+                "State         ready",
+                "Up            1h 2m, since 2026-11-21T20:00:00Z",
+                "Uplink        -",
             ]
         );
-        assert_eq!(lines.last(), Some(&"Dropped      5"));
-        assert!(lines.contains(&"Connections  4 of 10") && lines.contains(&"Port guards  bpf"), "{text}");
+        assert_eq!(lines[lines.len() - 2..], ["Dropped       5", "Not received  10"]);
+        assert!(lines.contains(&"Connections   4 of 10") && lines.contains(&"Port guards   bpf"), "{text}");
 
         // The clock was set back since.
         let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());
-        assert!(text.contains("\nUp           0s, since "), "{text}");
+        assert!(text.contains("\nUp            0s, since "), "{text}");
     }
 
     #[test]

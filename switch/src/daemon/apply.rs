@@ -474,14 +474,7 @@ impl Daemon {
         let id = self.live.add_port(name, &port.network, PortKind::Tap, Some(tap_link(a, mtu)));
         // The workers must know the port before its frames come.
         self.publish();
-        if let Err(e) = self.dataplane.add_tap(id, queues) {
-            let _ = self.keeper.delete(name);
-            self.live.remove_port(name);
-            self.publish();
-            self.dataplane.quiesce();
-            self.live.free(id);
-            return Err(tap(e));
-        }
+        self.dataplane.add_tap(id, queues);
         self.tell_attached(name, port);
         Ok(())
     }

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::apply::ApplyError;
 use super::desired::{self, Class, Desired, EditError, Origin, Port, Static};
 use super::events::Events;
-use super::keeper::Keeper;
+use super::keeper::{Ending, Keeper};
 use super::links::{Conn, LinkError};
 use super::live::Live;
 use super::namespace::{self, NETNS_DIR};
@@ -93,16 +93,26 @@ impl Error {
 }
 
 impl Daemon {
-    /// Starts another keeper where it was killed.
-    pub(super) fn check_keeper(&mut self) {
-        if self.keeper.netns().is_ok() {
-            return;
+    /// Starts another keeper where it was killed, and gives it what the first one had. Tells when it ends; none where there
+    /// is no keeper to be had.
+    pub(super) fn check_keeper(&mut self) -> Option<Ending> {
+        if self.keeper.netns().is_err() {
+            tracing::warn!("the keeper is gone; another one is started");
+            match namespace::start_keeper(&self.name, &self.runtime_dir, &self.switch_netns) {
+                Ok(keeper) => self.keeper = keeper,
+                Err(e) => {
+                    tracing::error!("TAP ports end with this swd: {e}");
+                    return None;
+                }
+            }
+            for (port, queues) in self.dataplane.tap_queues() {
+                let Some(name) = self.live.port_name(port) else { continue };
+                if let Err(e) = self.keeper.put(name, &queues) {
+                    tracing::error!("TAP port {name} ends with this swd: {e}");
+                }
+            }
         }
-        tracing::warn!("the keeper is gone: TAP ports that are attached now end with this swd");
-        match namespace::start_keeper(&self.name, &self.runtime_dir, &self.switch_netns) {
-            Ok(keeper) => self.keeper = keeper,
-            Err(e) => tracing::error!("{e}"),
-        }
+        self.keeper.watch().ok()
     }
 
     /// Keeps the state's journal short.

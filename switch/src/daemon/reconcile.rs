@@ -223,7 +223,8 @@ impl Daemon {
         let mtu = self.desired.networks.get(&port.network).map_or(1500, |n| n.mtu);
         let id = self.live.add_port(name, &port.network, PortKind::Tap, Some(tap_link(a, mtu)));
         self.publish();
-        self.dataplane.add_tap(id, queues).is_ok()
+        self.dataplane.add_tap(id, queues);
+        true
     }
 
     /// Follows a renamed interface.

@@ -215,6 +215,8 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     daemon.reconcile(lost).await?;
     daemon.add_configured(config, saved.is_none()).await?;
 
+    let mut keeper_ends = daemon.check_keeper();
+
     let daemon = Arc::new(Mutex::new(daemon));
     let socket = folder.join(format!("{}.sock", options.name));
     api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
@@ -236,6 +238,12 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
                 None => std::future::pending().await,
             }
         };
+        let keeper_ended = async {
+            match &keeper_ends {
+                Some(ending) => ending.wait().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -250,11 +258,13 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
                 fast |= event == DataEvent::FastPath;
                 daemon.lock().await.data_event(event).await;
             }
+            () = keeper_ended => keeper_ends = daemon.lock().await.check_keeper(),
             _ = collect.tick(), if fast => fast = daemon.lock().await.dataplane.collect() > 0,
             _ = sweep.tick() => {
                 let mut daemon = daemon.lock().await;
                 daemon.dataplane.fdb().sweep(worker::now());
-                daemon.check_keeper();
+                daemon.dataplane.count_losses();
+                keeper_ends = daemon.check_keeper();
                 daemon.tidy();
                 // The event that tells may have been lost.
                 fast = daemon.dataplane.collect() > 0;

@@ -146,6 +146,44 @@ impl Change {
     }
 }
 
+/// Why bytes are no state.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// Not what was written.
+    Damaged(serde_json::Error),
+    /// Written by a newer daemon, in this format.
+    Newer(u32),
+}
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(e: serde_json::Error) -> Self {
+        Self::Damaged(e)
+    }
+}
+
+/// The state that a state file's bytes hold, and its serial number.
+///
+/// # Errors
+/// When they hold none that this daemon knows.
+pub fn parse(bytes: &[u8]) -> Result<(u64, Desired), Unreadable> {
+    let version = serde_json::from_slice::<Version>(bytes)?.version;
+    if version > VERSION {
+        return Err(Unreadable::Newer(version));
+    }
+    let Read { serial, state } = serde_json::from_slice(bytes)?;
+    Ok((serial, state))
+}
+
+/// The bytes of a state file.
+///
+/// # Errors
+/// When it cannot be written as JSON, which would be a mistake in its types.
+pub fn to_bytes(serial: u64, state: &Desired) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(&Written { version: VERSION, serial, state })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
 impl Store {
     /// The state of instance `name` in `folder`, which is made when missing.
     ///
@@ -163,12 +201,10 @@ impl Store {
     /// When there is something that cannot be read.
     pub fn load(&mut self) -> Result<Option<Desired>, StateError> {
         let Some(bytes) = read(&self.path)? else { return Ok(None) };
-        let damaged = |source| StateError::Damaged { path: self.path.clone(), source };
-        let version = serde_json::from_slice::<Version>(&bytes).map_err(damaged)?.version;
-        if version > VERSION {
-            return Err(StateError::Newer { path: self.path.clone(), version });
-        }
-        let Read { serial, mut state } = serde_json::from_slice::<Read>(&bytes).map_err(damaged)?;
+        let (serial, mut state) = parse(&bytes).map_err(|e| match e {
+            Unreadable::Damaged(source) => StateError::Damaged { path: self.path.clone(), source },
+            Unreadable::Newer(version) => StateError::Newer { path: self.path.clone(), version },
+        })?;
         let path = self.journal_path();
         if let Some(bytes) = read(&path)? {
             let changes = replay(&bytes, serial).map_err(|line| StateError::Journal { path, line })?;
@@ -238,8 +274,7 @@ impl Store {
     }
 
     fn write(&self, temporary: &Path, serial: u64, state: &Desired) -> io::Result<u64> {
-        let mut bytes = serde_json::to_vec(&Written { version: VERSION, serial, state })?;
-        bytes.push(b'\n');
+        let bytes = to_bytes(serial, state)?;
         let mut file = File::create(temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
@@ -287,7 +322,7 @@ fn line(of: &impl Serialize) -> io::Result<Vec<u8>> {
 /// line that is damaged.
 fn replay(bytes: &[u8], serial: u64) -> Result<Vec<Change>, usize> {
     let mut lines = bytes.split_inclusive(|b| *b == b'\n').peekable();
-    match lines.next().map(parse::<Head>) {
+    match lines.next().map(parse_line::<Head>) {
         Some(Some(head)) if head.serial == serial => {}
         // Not whole: it ended before its first change.
         Some(None) if lines.peek().is_some() => return Err(1),
@@ -295,7 +330,7 @@ fn replay(bytes: &[u8], serial: u64) -> Result<Vec<Change>, usize> {
     }
     let mut changes = Vec::new();
     while let Some(line) = lines.next() {
-        match parse(line) {
+        match parse_line(line) {
             Some(change) => changes.push(change),
             None if lines.peek().is_none() => break,
             None => return Err(changes.len() + 2),
@@ -304,7 +339,7 @@ fn replay(bytes: &[u8], serial: u64) -> Result<Vec<Change>, usize> {
     Ok(changes)
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
+fn parse_line<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
     let (sum, json) = line.strip_suffix(b"\n")?.split_at_checked(17)?;
     let sum = u64::from_str_radix(std::str::from_utf8(sum).ok()?.trim_end(), 16).ok()?;
     if sum == checksum(json) { serde_json::from_slice(json).ok() } else { None }

@@ -33,6 +33,7 @@ impl Daemon {
             received: totals.received,
             forwarded: totals.forwarded,
             answered: totals.answered,
+            not_received: totals.not_received,
             fdb_entries: self.dataplane.fdb().len() as u64,
             max_connections: self.nat.max_connections.into(),
             pool: self.outside.pool().map(|ports| format!("{}-{}", ports.start(), ports.end())),
@@ -167,9 +168,10 @@ impl Daemon {
 
     /// `GET /v1/drops`: every reason, also those that never occurred.
     pub fn drops(&self) -> Vec<api::DropCount> {
+        let drops = self.dataplane.drops();
         let one = |reason: &DropReason| api::DropCount {
             reason: reason.name().to_owned(),
-            count: self.dataplane.drops().get(*reason),
+            count: drops.get(*reason),
             help: reason.help().to_owned(),
         };
         DropReason::ALL.iter().map(one).collect()

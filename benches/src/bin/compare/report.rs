@@ -179,7 +179,8 @@ fn bars(run: &Run, subject: &Subject) -> Option<Bars> {
     let bars: Vec<_> = run
         .rivals
         .iter()
-        .filter_map(|r| Some((r.name.to_owned(), spread(run, r.name, subject, column.figure)?)))
+        .enumerate()
+        .filter_map(|(n, r)| Some((r.name.to_owned(), n, spread(run, r.name, subject, column.figure)?)))
         .collect();
     let title = format!("{}: {} {}", subject.title, column.title, arrow(column.better));
     (!bars.is_empty()).then_some(Bars { title, bars })
