@@ -102,6 +102,11 @@ pub(crate) enum Command {
         #[arg(value_name = "PORT", value_parser = NonEmptyStringValueParser::new())]
         name: Option<String>,
     },
+    /// Tell what each stage would do with a packet, and why; nothing is sent and nothing changes
+    ///
+    /// PACKET is in words: 'tcp 172.18.0.10:40000 > 1.1.1.1:443 syn', 'udp SRC:PORT > DST:PORT', 'icmp SRC > DST',
+    /// 'arp SRC > DST', each with 'ttl N', 'len N', 'mac MAC' and 'to-mac MAC' if wanted.
+    Trace(Trace),
     /// Why frames were dropped, and what to do about it
     Drops {
         /// Also the reasons that never occurred
@@ -286,6 +291,19 @@ impl ConnectionArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Trace {
+    /// The port that the packet comes from, 'uplink', or the name of an uplink
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) from: String,
+    /// The packet, in words
+    #[arg(value_parser = packet_text, required_unless_present = "pcap")]
+    pub(crate) packet: Option<String>,
+    /// Frames from a pcap or pcapng file, each after what the ones before it did
+    #[arg(long, value_name = "FILE", conflicts_with = "packet")]
+    pub(crate) pcap: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
@@ -410,6 +428,11 @@ fn namespace(text: &str) -> std::io::Result<String> {
         Some(rest) => format!("/proc/{}/{rest}", process::id()),
         None => path,
     })
+}
+
+/// Checked here, told to swd as it is.
+fn packet_text(text: &str) -> Result<String, String> {
+    text.parse::<ctl::packet::Packet>().map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 /// Checked here, told to swd as it is.

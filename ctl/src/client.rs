@@ -36,7 +36,7 @@ use tokio::{net::UnixStream, time};
 
 use crate::api::{
     Allowed, AttachSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush, FdbSpec,
-    Flushed, Network, NetworkSpec, Port, PortSpec, Problem, PublishSpec, Published, Status,
+    Flushed, Network, NetworkSpec, Port, PortSpec, Problem, PublishSpec, Published, Status, TraceSpec, Traced,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.
@@ -189,6 +189,11 @@ impl Client {
     /// `DELETE /v1/policy/{from}/{to}`: the opposite; existing connections end.
     pub async fn deny(&self, pair: &Allowed) -> Result<(), ClientError> {
         self.delete(&format!("/v1/policy/{}/{}", encode(&pair.from), encode(&pair.to))).await
+    }
+
+    /// `POST /v1/trace`: what would become of packets.
+    pub async fn trace(&self, spec: &TraceSpec) -> Result<Vec<Traced>, ClientError> {
+        self.post("/v1/trace", spec).await
     }
 
     /// `GET /v1/drops`: frames dropped, by reason.

@@ -9,6 +9,7 @@ mod port;
 mod publish;
 mod run;
 mod status;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy => publish::policy(&client, format).await?,
         Command::Conntrack(command) => conntrack::run(&client, format, command).await?,
         Command::Stats { name } => port::stats(&client, format, name.as_deref()).await?,
+        Command::Trace(what) => trace::trace(&client, format, what).await?,
         Command::Drops { all } => status::drops(&client, format, all).await?,
         Command::Events => events::events(&client, format).await?,
         Command::Config(command) => local::config(command)?,

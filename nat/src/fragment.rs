@@ -74,14 +74,14 @@ struct Record {
     until: Time,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     until: Time,
     fragments: Vec<Vec<u8>>,
 }
 
 /// A source's share.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Source {
     /// Its records, oldest first.
     records: VecDeque<Key>,
@@ -105,7 +105,7 @@ pub(crate) enum Noted {
 }
 
 /// The records and the held fragments.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fragments {
     limits: FragmentLimits,
     records: HashMap<Key, Record, RandomState>,

@@ -23,6 +23,7 @@ use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
 use crate::sys::netns::NetNs;
 use crate::sys::packet::{OpenError, PacketSocket};
+use crate::trace::Tracer;
 use crate::verdict::DropCounters;
 use crate::worker::{self, Message, Worker};
 
@@ -122,6 +123,17 @@ pub struct Dataplane {
     overflowed: AtomicU64,
     generation: Mutex<u64>,
     taps: Mutex<Taps>,
+    /// The user's stages for traces.
+    spare_stages: SpareStages,
+}
+
+/// Stages say nothing of themselves but a name.
+struct SpareStages(Mutex<Vec<Box<dyn Stage>>>);
+
+impl std::fmt::Debug for SpareStages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpareStages").finish_non_exhaustive()
+    }
 }
 
 /// The TAP devices that the workers hold.
@@ -155,6 +167,7 @@ impl Dataplane {
             overflowed: AtomicU64::new(0),
             generation: Mutex::default(),
             taps: Mutex::default(),
+            spare_stages: SpareStages(Mutex::new(stages())),
         };
         Ok((dataplane, events))
     }
@@ -243,6 +256,22 @@ impl Dataplane {
         for worker in &self.workers {
             worker.send(Message::RemoveUplink(ifindex));
         }
+    }
+
+    /// Traces frames on a copy of the state as it is now. The user's stages come from a spare set: see
+    /// [`Dataplane::return_tracer`].
+    pub fn tracer(&self) -> Tracer {
+        let stages = std::mem::take(&mut *self.spare_stages());
+        Tracer::new(&self.shared, stages)
+    }
+
+    /// Ends a tracer, and keeps the user's stages for the next one.
+    pub fn return_tracer(&self, tracer: Tracer) {
+        *self.spare_stages() = tracer.into_stages();
+    }
+
+    fn spare_stages(&self) -> MutexGuard<'_, Vec<Box<dyn Stage>>> {
+        self.spare_stages.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connections and next hops. Workers wait while it is held.

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,6 +21,7 @@ use crate::router::resolve::Ingress;
 use crate::router::{Extra, Forwarding, Lock};
 use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::stage::{Cx, Pipeline, Stage};
+use crate::trace::{Step, Trail};
 use crate::verdict::{DropCounters, DropReason, Verdict};
 
 /// Events that may wait for the control plane. More are lost: they are news, not state.
@@ -64,6 +65,27 @@ impl Shared {
             neighbors: Neighbors::default(),
             forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat::Config::default() })),
             waiting: AtomicUsize::new(0),
+            drops: DropCounters::default(),
+            received: AtomicU64::new(0),
+            forwarded: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            events,
+        };
+        (Arc::new(shared), receiver)
+    }
+
+    /// A copy that goes its own way: what is done with it changes nothing here. It shares no counter and tells nobody.
+    ///
+    /// Copies the connections under their lock, during which workers wait: some ten milliseconds for 200,000 of them.
+    pub fn fork(&self) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let forwarding = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shared = Self {
+            snapshot: ArcSwap::from_pointee(self.snapshot.load().fork()),
+            fdb: self.fdb.fork(),
+            neighbors: self.neighbors.fork(),
+            waiting: AtomicUsize::new(self.waiting.load(Ordering::Relaxed)),
+            forwarding: Mutex::new(forwarding),
             drops: DropCounters::default(),
             received: AtomicU64::new(0),
             forwarded: AtomicU64::new(0),
@@ -143,6 +165,8 @@ pub struct Engine {
     outgoing: Vec<Outgoing>,
     extras: Vec<Extra>,
     timer: Option<Time>,
+    /// What the stages decide and why: of traced frames only.
+    trail: Option<Trail>,
 }
 
 impl fmt::Debug for Engine {
@@ -162,7 +186,26 @@ impl Engine {
             outgoing: Vec::with_capacity(BATCH),
             extras: Vec::new(),
             timer: None,
+            trail: None,
         }
+    }
+
+    /// One that writes down what its stages decide and why.
+    pub(crate) fn traced(shared: Arc<Shared>, yours: Vec<Box<dyn Stage>>) -> Self {
+        let mut new = Self::new(shared, yours);
+        new.pipeline.router.explain();
+        new.trail = Some(Trail::default());
+        new
+    }
+
+    /// What was written down since the last call.
+    pub(crate) fn steps(&mut self) -> Vec<Step> {
+        self.trail.as_mut().map(Trail::take).unwrap_or_default()
+    }
+
+    /// The stages of the user's, back.
+    pub(crate) fn into_stages(self) -> Vec<Box<dyn Stage>> {
+        self.pipeline.into_stages()
     }
 
     /// What the engine shares with others.
@@ -249,7 +292,12 @@ impl Engine {
         let mut view = batch.frame(frame, PortId(u32::MAX));
         let verdict = match slot.truncated {
             true => Verdict::Ignore,
-            false => self.pipeline.router.outside(&mut view, ifindex, world, lock),
+            false => match &mut self.trail {
+                None => self.pipeline.router.outside(&mut view, ifindex, world, lock),
+                Some(trail) => trail.router(&mut self.pipeline.router, &mut view, |router, view| {
+                    router.outside(view, ifindex, world, lock)
+                }),
+            },
         };
         if verdict == Verdict::Ignore {
             return 1;
@@ -296,7 +344,11 @@ impl Engine {
             waiting: shared.waiting.load(Ordering::Relaxed),
             tell: &mut |event| shared.tell(event),
         };
-        self.pipeline.run(&mut batch.frame(frame, port.id), &mut cx, lock)
+        let mut view = batch.frame(frame, port.id);
+        match &mut self.trail {
+            None => self.pipeline.run(&mut view, &mut cx, lock),
+            Some(trail) => self.pipeline.run_traced(&mut view, &mut cx, lock, trail),
+        }
     }
 
     /// Turns a verdict into what is to be sent.

@@ -125,6 +125,12 @@ struct Cell {
     held_until: Time,
 }
 
+impl Clone for Cell {
+    fn clone(&self) -> Self {
+        Self { seen: AtomicU64::new(self.seen.load(Ordering::Relaxed)), ..*self }
+    }
+}
+
 impl Cell {
     fn age(&self, now: Time) -> Duration {
         now.since(Time::from_nanos(self.seen.load(Ordering::Relaxed)))
@@ -132,7 +138,7 @@ impl Cell {
 }
 
 /// What a port holds of the table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Share {
     count: usize,
     /// Oldest first. Turns whose entry has gone or moved stay until they are met or swept.
@@ -140,7 +146,7 @@ struct Share {
     full_told: Option<Time>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Shares {
     by_port: Vec<Share>,
     total: usize,
@@ -191,6 +197,12 @@ impl Fdb {
     /// An empty table.
     pub fn new(config: FdbConfig) -> Self {
         Self { config, map: DashMap::with_hasher(RandomState::default()), shares: Mutex::default() }
+    }
+
+    /// A copy that goes its own way.
+    pub fn fork(&self) -> Self {
+        let shares = self.shares();
+        Self { config: self.config, map: self.map.clone(), shares: Mutex::new(shares.clone()) }
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {

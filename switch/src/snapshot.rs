@@ -196,6 +196,18 @@ impl Snapshot {
         new
     }
 
+    /// A copy with counters of its own.
+    pub fn fork(&self) -> Self {
+        let mut new = self.clone();
+        for port in new.ports.iter_mut().flatten() {
+            port.counters = Arc::default();
+        }
+        for uplink in &mut new.uplinks {
+            uplink.counters = Arc::default();
+        }
+        new
+    }
+
     /// The port of this number.
     pub fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.index())?.as_ref()

@@ -21,7 +21,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
-use switch::batch::Batch;
+use switch::batch::{Batch, Source};
 use switch::dataplane::DataEvent;
 use switch::engine::{Engine, Shared};
 use switch::fdb::{FdbConfig, Kind};
@@ -85,7 +85,11 @@ pub struct Lab {
     hosts: BTreeMap<PortId, Host>,
     frames: Vec<(Time, PortId, Direction, Vec<u8>)>,
     capture: bool,
+    edits: Vec<Edit>,
 }
+
+/// What a test changes about the world that the workers know.
+type Edit = Box<dyn Fn(&mut Snapshot)>;
 
 impl std::fmt::Debug for Lab {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,6 +124,7 @@ impl Lab {
             hosts: BTreeMap::new(),
             frames: Vec::new(),
             capture: true,
+            edits: Vec::new(),
         }
     }
 
@@ -211,9 +216,18 @@ impl Lab {
     }
 
     fn publish(&mut self) {
-        let snapshot =
+        let mut snapshot =
             Snapshot::new(self.networks.clone(), self.ports.clone(), self.host_addresses.iter().copied());
+        for edit in &self.edits {
+            edit(&mut snapshot);
+        }
         self.shared.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Changes what the workers know, now and whenever it is made anew: uplinks, routes, leases.
+    pub fn edit(&mut self, edit: impl Fn(&mut Snapshot) + 'static) {
+        self.edits.push(Box::new(edit));
+        self.publish();
     }
 
     /// What the worker and the control plane share: MAC table, neighbors, counters.
@@ -247,7 +261,14 @@ impl Lab {
         self.memory.put(port, frame);
     }
 
-    /// Takes the oldest frame that was sent to a port without a host.
+    /// Lets a frame come in from anywhere, and works on it at once. What is sent to hosts can be [taken](Self::take), too.
+    /// Frames that wait are fine here.
+    pub fn inject(&mut self, source: Source, frame: impl Into<MemoryFrame>) {
+        self.memory.put_from(source, frame);
+        self.run_batches();
+    }
+
+    /// Takes the oldest frame that was sent to a port without a host, or to [`MemoryPorts::UPLINK`].
     pub fn take(&mut self, port: PortId) -> Option<MemoryFrame> {
         self.memory.take(port)
     }
@@ -309,6 +330,16 @@ impl Lab {
     }
 
     fn run_switch(&mut self) -> usize {
+        let n = self.run_batches();
+        for (port, host) in &mut self.hosts {
+            while let Some(frame) = self.memory.take(*port) {
+                host.receive(frame.bytes);
+            }
+        }
+        n
+    }
+
+    fn run_batches(&mut self) -> usize {
         let mut n = 0;
         loop {
             self.batch.clear();
@@ -328,11 +359,6 @@ impl Lab {
                 }
             }
             self.engine.settle(&snapshot, &self.batch);
-            for (port, host) in &mut self.hosts {
-                while let Some(frame) = self.memory.take(*port) {
-                    host.receive(frame.bytes);
-                }
-            }
         }
         n
     }
@@ -370,7 +396,7 @@ impl Lab {
     }
 
     fn record(&mut self, port: PortId, direction: Direction, bytes: &[u8]) {
-        if self.capture {
+        if self.capture && port != MemoryPorts::UPLINK {
             if self.frames.len() == CAPTURED {
                 self.frames.drain(..CAPTURED / 2);
             }

@@ -26,6 +26,7 @@ pub mod relay;
 mod routes;
 mod start;
 pub mod state;
+mod trace;
 mod view;
 
 pub use options::Options;

@@ -27,14 +27,23 @@ impl From<Vec<u8>> for MemoryFrame {
 /// All memory ports of an engine.
 #[derive(Debug, Default)]
 pub struct MemoryPorts {
-    received: VecDeque<(PortId, MemoryFrame)>,
+    received: VecDeque<(Source, MemoryFrame)>,
+    /// By port; what goes out by an uplink is at [`MemoryPorts::UPLINK`].
     sent: HashMap<PortId, VecDeque<MemoryFrame>>,
 }
 
 impl MemoryPorts {
+    /// Where frames that leave by an uplink are found.
+    pub const UPLINK: PortId = PortId(u32::MAX);
+
     /// Lets a frame come from a port.
     pub fn put(&mut self, port: PortId, frame: impl Into<MemoryFrame>) {
-        self.received.push_back((port, frame.into()));
+        self.put_from(Source::Port(port), frame);
+    }
+
+    /// Lets a frame come from anywhere.
+    pub fn put_from(&mut self, source: Source, frame: impl Into<MemoryFrame>) {
+        self.received.push_back((source, frame.into()));
     }
 
     /// Takes the oldest frame that was sent to a port.
@@ -46,14 +55,14 @@ impl MemoryPorts {
 impl Rx for MemoryPorts {
     fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
         while let Some(buffer) = batch.next_buffer() {
-            let Some((port, frame)) = self.received.pop_front() else { break };
+            let Some((source, frame)) = self.received.pop_front() else { break };
             // As with a socket, what is longer than a buffer is cut and told so.
             let kept = frame.bytes.len().min(buffer.len() - HEADROOM);
             buffer[HEADROOM..HEADROOM + kept].copy_from_slice(&frame.bytes[..kept]);
             if let Some(header) = buffer[HEADROOM - OFFLOAD_HEADER..].first_chunk_mut() {
                 frame.offload.emit(header);
             }
-            batch.push(frame.bytes.len(), Source::Port(port), None);
+            batch.push(frame.bytes.len(), source, None);
         }
         Ok(())
     }
@@ -61,7 +70,10 @@ impl Rx for MemoryPorts {
 
 impl Tx for MemoryPorts {
     fn send(&mut self, batch: &Batch, outgoing: &mut [Outgoing]) {
-        for out in outgoing.iter_mut().filter(|out| out.link == Link::Memory && out.fate == Fate::Waiting) {
+        let ours = |out: &&mut Outgoing| {
+            matches!(out.link, Link::Memory | Link::Uplink(_)) && out.fate == Fate::Waiting
+        };
+        for out in outgoing.iter_mut().filter(ours) {
             let (header, bytes) = batch.wire(out.frame).split_at(OFFLOAD_HEADER);
             let offload = header.first_chunk().map_or_else(Offload::default, Offload::parse);
             self.sent.entry(out.port).or_default().push_back(MemoryFrame { bytes: bytes.to_vec(), offload });

@@ -16,6 +16,10 @@ use crate::verdict::{DropReason, Verdict};
 
 impl Ways<'_> {
     pub(super) fn park(&mut self, frame: &Frame<'_>, hop: Hop, from: Ingress, resume: Resume) -> Verdict {
+        self.notes.add(|| {
+            let (Hop::Outside(_, address) | Hop::Inside(_, address)) = hop;
+            format!("nobody is known at {address}: the packet waits for an answer to ARP or neighbor discovery")
+        });
         match self.state.resolver.park(self.now, hop, from, resume, || frame.into()) {
             Park::Waits(question) => {
                 if let Some(question) = question {
@@ -150,6 +154,7 @@ impl Ways<'_> {
         };
         let Some(source) = source else { return };
         if !self.state.limiter.may(self.now, to) {
+            self.notes.add(|| "the sender has been told as much as it may be lately".to_owned());
             return;
         }
         if let Some(error) = complain::icmp(packet, complaint, source) {

@@ -19,6 +19,7 @@ mod complain;
 mod errands;
 mod fit;
 mod forward;
+mod notes;
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,7 @@ use crate::stage::Cx;
 use crate::verdict::{DropReason, Verdict};
 use forward::Ways;
 use neighbor::Neighbors;
+use notes::Notes;
 use resolve::Hop;
 
 pub use forward::{Extra, Forwarding, nat_network, network_of, owner, port_of};
@@ -64,6 +66,7 @@ impl<'a> Lock<'a> {
 #[derive(Debug, Default)]
 pub struct Router {
     extras: Vec<Extra>,
+    notes: Notes,
 }
 
 impl Router {
@@ -80,6 +83,7 @@ impl Router {
         }
         let host = cx.network.host_port;
         if host == Some(frame.port) {
+            self.notes.add(|| "from the host, which routes by itself".to_owned());
             return Verdict::Next;
         }
         if host.is_none() {
@@ -89,9 +93,15 @@ impl Router {
             }
         }
         if frame.dst() != cx.network.gateway_mac {
+            self.notes.add(|| "not addressed to the gateway's MAC".to_owned());
             return Verdict::Next;
         }
         let to_host = is_for_host(frame, cx);
+        self.notes.add(|| match errands::destination(frame) {
+            Some(address) if is_host(address, cx) => format!("to the gateway's MAC, for {address}, an address of the host"),
+            Some(address) => format!("to the gateway's MAC, for {address}, which is not the host's"),
+            None => "to the gateway's MAC, and not IP".to_owned(),
+        });
         let verdict = match errands::destination(frame) {
             Some(address) if is_host(address, cx) && may_be_ours(frame, cx.snapshot) => {
                 self.ways(cx.now, cx.snapshot, cx.neighbors, lock).hairpin(frame, cx.port, cx.network)
@@ -137,7 +147,18 @@ impl Router {
         neighbors: &'a Neighbors,
         lock: &'a mut Lock<'_>,
     ) -> Ways<'a> {
-        Ways { now, snapshot, neighbors, state: lock.get(), extras: &mut self.extras }
+        let Self { extras, notes } = self;
+        Ways { now, snapshot, neighbors, state: lock.get(), extras, notes }
+    }
+
+    /// Writes down its reasons from now on: for [`Router::notes`].
+    pub(crate) fn explain(&mut self) {
+        self.notes.begin();
+    }
+
+    /// The reasons since the last call.
+    pub(crate) fn notes(&mut self) -> Vec<String> {
+        self.notes.take()
     }
 }
 

@@ -4,6 +4,7 @@
 //! change behind.
 
 mod connections;
+mod observe;
 mod server;
 
 use std::convert::Infallible;
@@ -56,6 +57,7 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/connections/flush", post(connections::flush))
         .route("/v1/policy", get(connections::policy).post(connections::allow))
         .route("/v1/policy/{from}/{to}", delete(connections::deny))
+        .route("/v1/trace", post(observe::trace))
         .route("/v1/drops", get(drops))
         .route("/v1/stats", get(stats))
         .route("/v1/events", get(events))
@@ -128,7 +130,12 @@ async fn change<T: Send + 'static>(
 
 /// Reads a JSON body whatever its content type says.
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), MAX_BODY)).await;
+    read_up_to(request, MAX_BODY).await
+}
+
+/// The same, of other than ordinary length: a multiple of a KiB.
+async fn read_up_to<T: DeserializeOwned>(request: Request, longest: usize) -> Result<T, Failure> {
+    let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), longest)).await;
     let body = body
         .map_err(|_| {
             Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid", "the request's body did not come in 10 s")
@@ -137,7 +144,7 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
             Failure::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "invalid",
-                "the request's body is cut off or longer than 64 KiB",
+                format!("the request's body is cut off or longer than {} KiB", longest / 1024),
             )
         })?;
     let body: &[u8] = if body.is_empty() { b"null" } else { &body };
@@ -346,6 +353,7 @@ async fn events(State(daemon): State<Shared>) -> Response {
         connections::policy,
         connections::allow,
         connections::deny,
+        observe::trace,
         drops,
         events
     )
