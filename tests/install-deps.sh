@@ -21,6 +21,7 @@ iptables-save iptables
 sysctl        procps
 nsenter       util-linux
 setpriv       util-linux
+script        bsdutils
 mount         mount
 LIST
 [ ${#packages[@]} -eq 0 ] && exit 0

@@ -3,12 +3,16 @@
 //! Keys are stable: scripts read them through `swctl --json`. Times are RFC 3339, numbers are raw. New keys may be
 //! added; none changes its meaning.
 
+mod observe;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use observe::*;
 
 /// `GET /v1/status`: is it up, and what does it hold.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
@@ -169,6 +173,9 @@ pub struct Port {
     pub rx_dropped: u64,
     /// Frames that could not be sent to it.
     pub tx_dropped: u64,
+    /// Connections that count for it.
+    #[serde(default)]
+    pub connections: u64,
 }
 
 /// `POST /v1/ports`: an existing interface of the host to make a port of.
@@ -435,64 +442,6 @@ pub struct Allowed {
     pub from: String,
     /// Who is called.
     pub to: String,
-}
-
-/// `POST /v1/trace`: what to trace. Either `packet` or `frames`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TraceSpec {
-    /// The port that the packet comes from, or `uplink`, or the name of an uplink.
-    pub from: String,
-    /// The packet in words: `tcp 172.18.0.10:40000 > 1.1.1.1:443 syn`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub packet: Option<String>,
-    /// Recorded frames in hexadecimal, from the destination MAC on; each sees what the ones before it did.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub frames: Vec<String>,
-}
-
-/// What would become of a packet.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
-pub struct Traced {
-    /// Its headers, as it comes in.
-    pub packet: String,
-    /// What each stage decides, in order; the last one has the last word.
-    pub steps: Vec<TraceStep>,
-    /// `forwarded`, `answered`, `dropped`, `waits` (for the next hop's MAC or its first fragment) or `host` (from outside,
-    /// and none of swd's).
-    pub outcome: String,
-    /// Why it is dropped: a name as in `/v1/drops`.
-    pub reason: Option<String>,
-    /// What to do about that.
-    pub help: Option<String>,
-    /// What is sent of it, and where to.
-    pub sent: Vec<TraceSent>,
-    /// What is sent besides: questions for MACs, ICMP errors, frames that had waited.
-    pub besides: Vec<TraceSent>,
-}
-
-/// What a stage decides about a traced packet.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
-pub struct TraceStep {
-    /// Its name.
-    pub stage: String,
-    /// `next`, `drop`, `flood`, `forward`, `reply`, `uplink`, `waits` or `ignore`.
-    pub verdict: String,
-    /// By what it decides.
-    pub why: Vec<String>,
-    /// The headers as it made them; null where it changed nothing.
-    pub after: Option<String>,
-}
-
-/// A frame that would be sent.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
-pub struct TraceSent {
-    /// The port, or the uplink.
-    pub to: String,
-    /// Its headers.
-    pub packet: String,
-    /// Why it could not be sent: a name as in `/v1/drops`.
-    pub lost: Option<String>,
 }
 
 /// Something that happened: one line of `GET /v1/events` (JSON lines, as it happens).

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::batch::{BATCH, Batch, Source};
 use crate::dataplane::DataEvent;
 use crate::fdb::{Fdb, FdbConfig};
+use crate::observe::Observers;
 use crate::router::neighbor::Neighbors;
 use crate::router::resolve::Ingress;
 use crate::router::{Extra, Forwarding, Lock};
@@ -138,6 +139,16 @@ pub struct Outgoing {
     pub fate: Fate,
 }
 
+impl Outgoing {
+    /// The port or uplink that it goes to.
+    const fn to(&self) -> Ingress {
+        match self.link {
+            Link::Uplink(ifindex) => Ingress::Uplink(ifindex),
+            _ => Ingress::Port(self.port),
+        }
+    }
+}
+
 /// As what a frame is counted once it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counted {
@@ -157,6 +168,27 @@ struct Pending {
     count: usize,
 }
 
+/// What is kept for those who watch, while somebody does.
+#[derive(Debug, Default)]
+struct Watching {
+    /// When the batch was received.
+    now: Time,
+    /// Frames of the batch as they came, for those who want to see what is dropped.
+    originals: Vec<Vec<u8>>,
+    /// Frames dropped since they were told of.
+    dropped: Vec<(usize, Option<Ingress>, DropReason)>,
+}
+
+impl Watching {
+    fn keep(&mut self, frame: usize, wire: &[u8]) {
+        if self.originals.len() <= frame {
+            self.originals.resize_with(frame + 1, Vec::new);
+        }
+        self.originals[frame].clear();
+        self.originals[frame].extend_from_slice(wire);
+    }
+}
+
 /// Runs the stages over batches.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -165,6 +197,7 @@ pub struct Engine {
     outgoing: Vec<Outgoing>,
     extras: Vec<Extra>,
     timer: Option<Time>,
+    watching: Watching,
     /// What the stages decide and why: of traced frames only.
     trail: Option<Trail>,
 }
@@ -186,6 +219,7 @@ impl Engine {
             outgoing: Vec::with_capacity(BATCH),
             extras: Vec::new(),
             timer: None,
+            watching: Watching::default(),
             trail: None,
         }
     }
@@ -231,6 +265,10 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         let mut lock = Lock::new(&shared.forwarding);
         let mut ignored = 0;
+        let observers = snapshot.observers.as_deref();
+        if let Some(observers) = observers {
+            self.watch(now, snapshot, observers, batch);
+        }
         for frame in 0..batch.len() {
             let slot = batch.slot(frame);
             if let Source::Uplink(ifindex) = slot.source {
@@ -239,6 +277,9 @@ impl Engine {
             }
             let Some(port) = slot.source.port(snapshot) else {
                 shared.drops.count(DropReason::NotAPort);
+                if observers.is_some() {
+                    self.watching.dropped.push((frame, None, DropReason::NotAPort));
+                }
                 continue;
             };
             port.counters.rx.add(1, slot.at.len() as u64);
@@ -255,6 +296,43 @@ impl Engine {
             self.note_timers(now, state, more);
         }
         self.add_extras(snapshot, batch);
+        if let Some(observers) = observers {
+            self.mirror_sent(snapshot, observers);
+        }
+    }
+
+    /// Shows what came in to those who watch, before anything is done with it.
+    fn watch(&mut self, now: Time, snapshot: &Snapshot, observers: &Observers, batch: &Batch) {
+        self.watching.now = now;
+        self.watching.dropped.clear();
+        let drops = observers.wants_drops();
+        for frame in 0..batch.len() {
+            let (source, wire) = (batch.slot(frame).source, batch.wire(frame));
+            if drops || matches!(source, Source::Uplink(_)) {
+                self.watching.keep(frame, wire);
+            }
+            // What comes from outside may be the host's alone: it is shown once that is known.
+            if let Some(port) = source.port(snapshot) {
+                observers.received(now, snapshot, Ingress::Port(port.id), wire, &mut self.extras);
+            }
+        }
+    }
+
+    /// Has copies of what is to be sent to mirrored ports sent to their mirrors, too.
+    fn mirror_sent(&mut self, snapshot: &Snapshot, observers: &Observers) {
+        for at in 0..self.pending.len() {
+            let Pending { frame, from, first, count, .. } = self.pending[at];
+            for out in first..first + count {
+                let to = self.outgoing[out].to();
+                for mirror in observers.mirrors_of_sent(snapshot, from, to) {
+                    let Some(port) = snapshot.port(mirror).filter(|port| port.up) else { continue };
+                    let first = self.outgoing.len();
+                    let (link, fate) = (port.link, Fate::Waiting);
+                    self.outgoing.push(Outgoing { frame, port: mirror, link, fate });
+                    self.pending.push(Pending { frame, from: None, counted: Counted::Own, first, count: 1 });
+                }
+            }
+        }
     }
 
     /// Does what is due without a frame. As [`Engine::run`], with an empty batch.
@@ -268,6 +346,10 @@ impl Engine {
         let more = state.nat.expire(now, STEPS_PER_TICK);
         self.note_timers(now, state, more);
         self.add_extras(snapshot, batch);
+        if let Some(observers) = &snapshot.observers {
+            self.watching.now = now;
+            self.mirror_sent(snapshot, observers);
+        }
     }
 
     fn note_timers(&mut self, now: Time, state: &Forwarding, more: bool) {
@@ -304,6 +386,11 @@ impl Engine {
         }
         if let Some(uplink) = snapshot.uplink(ifindex) {
             uplink.counters.rx.add(1, slot.at.len() as u64);
+        }
+        if let Some(observers) = &snapshot.observers
+            && let Some(original) = self.watching.originals.get(frame)
+        {
+            observers.received(now, snapshot, Ingress::Uplink(ifindex), original, &mut self.extras);
         }
         self.plan(snapshot, Some(Ingress::Uplink(ifindex)), NetworkId(0), frame, verdict);
         0
@@ -373,7 +460,7 @@ impl Engine {
             Verdict::Forward(to) => match snapshot.port(to) {
                 Some(to) => self.outgoing.push(send(to)),
                 // The port went away; its entries in the MAC table are about to.
-                None => return self.drop(snapshot, from, DropReason::PortDown),
+                None => return self.drop(snapshot, frame, from, DropReason::PortDown),
             },
             Verdict::Reply => {
                 self.outgoing.extend(from_port.and_then(|port| snapshot.port(port)).map(send));
@@ -387,7 +474,7 @@ impl Engine {
                     flood.iter().filter(|id| Some(**id) != except).filter_map(|id| snapshot.port(*id));
                 self.outgoing.extend(others.map(send));
                 if self.outgoing.len() == first {
-                    return self.drop(snapshot, from, DropReason::NoEgress);
+                    return self.drop(snapshot, frame, from, DropReason::NoEgress);
                 }
             }
             Verdict::Uplink(ifindex) => {
@@ -396,9 +483,9 @@ impl Engine {
                 let (port, link) = (PortId(u32::MAX), Link::Uplink(ifindex));
                 self.outgoing.push(Outgoing { frame, port, link, fate });
             }
-            Verdict::Drop(reason) => return self.drop(snapshot, from, reason),
+            Verdict::Drop(reason) => return self.drop(snapshot, frame, from, reason),
             // The bridge always decides; a pipeline without it is a mistake that drops.
-            Verdict::Next => return self.drop(snapshot, from, DropReason::NoEgress),
+            Verdict::Next => return self.drop(snapshot, frame, from, DropReason::NoEgress),
             Verdict::Absorbed | Verdict::Ignore => return,
         }
         let count = self.outgoing.len() - first;
@@ -410,8 +497,11 @@ impl Engine {
         self.pending.push(Pending { frame, from, counted, first, count });
     }
 
-    fn drop(&self, snapshot: &Snapshot, from: Option<Ingress>, reason: DropReason) {
+    fn drop(&mut self, snapshot: &Snapshot, frame: usize, from: Option<Ingress>, reason: DropReason) {
         let Some(from) = from else { return };
+        if snapshot.observers.is_some() {
+            self.watching.dropped.push((frame, Some(from), reason));
+        }
         if let Some(counters) = counters(snapshot, from) {
             counters.rx.drop_one();
         }
@@ -426,19 +516,22 @@ impl Engine {
     /// Counts what became of every frame of the batch.
     pub fn settle(&mut self, snapshot: &Snapshot, batch: &Batch) {
         let (mut forwarded, mut answered) = (0, 0);
-        for done in &self.pending {
+        let observers = snapshot.observers.as_deref();
+        let pending = std::mem::take(&mut self.pending);
+        for done in &pending {
             let mut sent = false;
             let mut why = DropReason::TxFailed;
             for out in &self.outgoing[done.first..done.first + done.count] {
-                let to = match out.link {
-                    Link::Uplink(ifindex) => Ingress::Uplink(ifindex),
-                    _ => Ingress::Port(out.port),
-                };
+                let to = out.to();
                 let Some(counters) = counters(snapshot, to) else { continue };
                 match out.fate {
                     Fate::Sent => {
                         sent = true;
                         counters.tx.add(1, batch.len_of(done.frame) as u64);
+                        if let Some(observers) = observers {
+                            let wire = batch.wire(done.frame);
+                            observers.sent(self.watching.now, snapshot, done.from, to, wire);
+                        }
                     }
                     Fate::Lost(reason) => {
                         why = reason;
@@ -451,11 +544,27 @@ impl Engine {
                 (_, Counted::Own) => {}
                 (true, Counted::Answered) => answered += 1,
                 (true, Counted::Forwarded) => forwarded += 1,
-                (false, _) => self.drop(snapshot, done.from, why),
+                (false, _) => self.drop(snapshot, done.frame, done.from, why),
             }
+        }
+        self.pending = pending;
+        if let Some(observers) = observers {
+            self.show_drops(observers, batch);
         }
         self.shared.forwarded.fetch_add(forwarded, Ordering::Relaxed);
         self.shared.answered.fetch_add(answered, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// Shows what was dropped to those who watch.
+    fn show_drops(&mut self, observers: &Observers, batch: &Batch) {
+        let Watching { now, originals, dropped } = &mut self.watching;
+        let wanted = observers.wants_drops();
+        for (frame, from, reason) in dropped.drain(..).filter(|_| wanted) {
+            let original = originals.get(frame).filter(|_| frame < batch.len());
+            observers.dropped(*now, from, reason, original.map_or_else(|| batch.wire(frame), |o| o));
+        }
     }
 }
 

@@ -170,8 +170,6 @@ impl Tracer {
     /// is cut and told so, as a socket would.
     pub fn trace(&mut self, now: Time, source: Source, bytes: &[u8], offload: Offload) -> Traced {
         let snapshot = self.snapshot();
-        let before = self.shared.passed();
-        let drops: Vec<u64> = DropReason::ALL.iter().map(|r| self.shared.drops.get(*r)).collect();
         self.batch.clear();
         if let Some(buffer) = self.batch.next_buffer() {
             let kept = bytes.len().min(MAX_FRAME);
@@ -202,15 +200,27 @@ impl Tracer {
         }
         self.engine.settle(&snapshot, &self.batch);
         let steps = self.engine.steps();
-        let after = self.shared.passed();
-        let dropped = DropReason::ALL.iter().zip(&drops).find(|(r, n)| self.shared.drops.get(**r) > **n);
-        let outcome = match steps.last().map(|step| step.verdict) {
-            Some(Verdict::Ignore) => Outcome::Host,
-            Some(Verdict::Absorbed) => Outcome::Waits,
-            _ if after.2 > before.2 => Outcome::Answered,
-            _ => dropped.map_or(Outcome::Forwarded, |(reason, _)| Outcome::Dropped(*reason)),
-        };
+        let outcome = outcome(steps.last().map(|step| step.verdict), &sent);
         let told = std::iter::from_fn(|| self.events.try_recv().ok()).collect();
         Traced { steps, outcome, sent, besides, told }
+    }
+}
+
+/// The end of a frame, as the engine counts it.
+fn outcome(verdict: Option<Verdict>, sent: &[Sent]) -> Outcome {
+    let gone = match verdict {
+        // No stage saw it: a socket had to cut it.
+        None => return Outcome::Dropped(DropReason::Oversized),
+        Some(Verdict::Ignore) => return Outcome::Host,
+        Some(Verdict::Absorbed) => return Outcome::Waits,
+        Some(Verdict::Drop(reason)) => return Outcome::Dropped(reason),
+        Some(Verdict::Flood | Verdict::Next) => DropReason::NoEgress,
+        Some(Verdict::Forward(_) | Verdict::Reply | Verdict::Uplink(_)) => DropReason::PortDown,
+    };
+    match sent.iter().map(|sent| sent.lost).reduce(|a, b| a.and(b)) {
+        None => Outcome::Dropped(gone),
+        Some(Some(reason)) => Outcome::Dropped(reason),
+        Some(None) if verdict == Some(Verdict::Reply) => Outcome::Answered,
+        Some(None) => Outcome::Forwarded,
     }
 }

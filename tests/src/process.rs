@@ -19,7 +19,7 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 14] = [
     "ip",
     "nsenter",
     "setpriv",
@@ -31,6 +31,7 @@ const PROGRAMS: [&str; 13] = [
     "ethtool",
     "nft",
     "iptables-save",
+    "script",
     "sysctl",
     "mount",
 ];

@@ -159,6 +159,7 @@ impl Daemon {
                 snapshot.allowed.insert((from, to));
             }
         }
+        snapshot.observers = self.observers(&snapshot);
         self.set_filters();
         self.dataplane.publish(snapshot);
     }

@@ -10,6 +10,7 @@ use super::desired::{self, Origin, Port, host_port_ifname};
 use super::live::LivePort;
 use crate::fdb::Kind;
 use crate::mac::Mac;
+use crate::router::owner;
 use crate::verdict::DropReason;
 use crate::worker;
 
@@ -114,6 +115,7 @@ impl Daemon {
             tx_bytes: tx.bytes(),
             rx_dropped: rx.dropped(),
             tx_dropped: tx.dropped(),
+            connections: self.dataplane.forwarding().nat.owner_connections(owner(live.id)).into(),
         }
     }
 

@@ -62,6 +62,12 @@ impl Ways<'_> {
 
     /// Lets frames that waited go on.
     pub(super) fn resume(&mut self, hop: Hop, parked: Vec<Parked>) {
+        if parked.is_empty() {
+            return;
+        }
+        self.notes.add(|| format!("{} frames that waited for this answer go on", parked.len()));
+        // Their reasons are not those of the frame in work.
+        let reasons = std::mem::take(self.notes);
         for Parked { mut frame, from, resume } in parked {
             let verdict = match (resume, from) {
                 (Resume::Send, _) => self.send_on(&mut frame, hop),
@@ -74,6 +80,7 @@ impl Ways<'_> {
                 self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
             }
         }
+        *self.notes = reasons;
     }
 
     fn again(&mut self, frame: &mut OwnedFrame, id: PortId) -> Verdict {

@@ -28,7 +28,7 @@ use super::control::{Daemon, Error};
 use super::desired::Class;
 use crate::mac::Mac;
 
-pub(super) use server::{Access, serve};
+pub(super) use server::{Access, serve, serve_metrics};
 
 /// Longest request body.
 const MAX_BODY: usize = 64 * 1024;
@@ -58,12 +58,27 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/policy", get(connections::policy).post(connections::allow))
         .route("/v1/policy/{from}/{to}", delete(connections::deny))
         .route("/v1/trace", post(observe::trace))
+        .route("/v1/capture", get(observe::capture))
+        .route("/v1/mirrors", get(observe::mirrors).post(observe::mirror_add))
+        .route("/v1/mirrors/{kind}/{from}/{to}", delete(observe::mirror_remove))
+        .route("/v1/inspect", get(observe::inspect))
+        .route("/metrics", get(observe::metrics))
         .route("/v1/drops", get(drops))
         .route("/v1/stats", get(stats))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(openapi))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .with_state(daemon)
+}
+
+/// `/metrics` alone: for those who may know the numbers and nothing else.
+fn metrics_router(daemon: Shared) -> Router {
+    Router::new()
+        .route("/metrics", get(observe::metrics))
+        .fallback(async |_: Uri| {
+            Failure::new(StatusCode::NOT_FOUND, "not-found", "there is /metrics only; the API is on the socket")
+        })
         .with_state(daemon)
 }
 
@@ -354,6 +369,12 @@ async fn events(State(daemon): State<Shared>) -> Response {
         connections::allow,
         connections::deny,
         observe::trace,
+        observe::capture,
+        observe::mirrors,
+        observe::mirror_add,
+        observe::mirror_remove,
+        observe::inspect,
+        observe::metrics,
         drops,
         events
     )
