@@ -35,8 +35,9 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time};
 
 use crate::api::{
-    Allowed, AttachSpec, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush, FdbSpec,
-    Flushed, Inspected, Mirror, MirrorKind, MirrorState, Network, NetworkSpec, Port, PortSpec, Problem, PublishSpec, Published, Status, TraceSpec, Traced,
+    Allowed, AttachSpec, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry,
+    FdbFlush, FdbSpec, Flushed, Inspected, Mirror, MirrorKind, MirrorState, Network, NetworkSpec, Port,
+    PortSpec, Problem, PublishSpec, Published, Status, TraceSpec, Traced,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.

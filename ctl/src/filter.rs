@@ -292,7 +292,10 @@ mod tests {
         assert_eq!(parse("src net fd00::/64"), Filter::Host(Side::Source, net("fd00::/64")));
         assert_eq!(parse("dst port 53"), Filter::Port(Side::Destination, 53, 53));
         assert_eq!(parse("portrange 80-90"), Filter::Port(Side::Any, 80, 90));
-        assert_eq!(parse("ether dst 02:00:00:00:00:0a"), Filter::Ether(Side::Destination, [2, 0, 0, 0, 0, 10]));
+        assert_eq!(
+            parse("ether dst 02:00:00:00:00:0a"),
+            Filter::Ether(Side::Destination, [2, 0, 0, 0, 0, 10])
+        );
         assert_eq!(parse("vlan"), Filter::Vlan(None));
         assert_eq!(parse("tcp port 80"), parse("tcp and port 80"));
         assert_eq!(parse("arp host 10.0.0.1"), parse("arp and host 10.0.0.1"));

@@ -175,7 +175,11 @@ impl FromStr for Packet {
 }
 
 impl Packet {
-    fn option<'a>(&mut self, word: &str, rest: &mut impl Iterator<Item = &'a str>) -> Result<(), PacketError> {
+    fn option<'a>(
+        &mut self,
+        word: &str,
+        rest: &mut impl Iterator<Item = &'a str>,
+    ) -> Result<(), PacketError> {
         match (word, &mut self.kind) {
             ("syn", Kind::Tcp { flags, .. }) => flags.syn = true,
             ("ack", Kind::Tcp { flags, .. }) => flags.ack = true,

@@ -258,6 +258,11 @@ impl Dataplane {
         }
     }
 
+    /// The world as the workers see it, for whoever must not wait for the control plane.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
     /// Traces frames on a copy of the state as it is now. The user's stages come from a spare set: see
     /// [`Dataplane::return_tracer`].
     pub fn tracer(&self) -> Tracer {

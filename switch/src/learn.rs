@@ -44,7 +44,9 @@ impl Stage for Learn {
         };
         let at = cx.snapshot.port(known.port).map_or("a port that is gone", |port| &*port.name);
         Some(match (known.kind, known.port == cx.port.id) {
-            (Kind::Dynamic, true) => format!("{mac} is known at port {at}, last seen {} s ago", known.age.as_secs()),
+            (Kind::Dynamic, true) => {
+                format!("{mac} is known at port {at}, last seen {} s ago", known.age.as_secs())
+            }
             (Kind::Dynamic, false) => format!("{mac} is known at port {at}, and moves to {}", cx.port.name),
             (_, true) => format!("{mac} is bound to port {at}"),
             (_, false) => format!("{mac} is bound to port {at}, not to {}", cx.port.name),

@@ -29,7 +29,9 @@ pub fn describe(bytes: &[u8]) -> String {
             let (source, destination) = (header.source_addr().into(), header.destination_addr().into());
             let fragment = match (header.fragments_offset().value(), header.more_fragments()) {
                 (0, false) => String::new(),
-                (at, more) => format!(" fragment at {}{}", u32::from(at) * 8, if more { ", more to come" } else { "" }),
+                (at, more) => {
+                    format!(" fragment at {}{}", u32::from(at) * 8, if more { ", more to come" } else { "" })
+                }
             };
             let rest = format!("ttl {} len {}{fragment}", header.ttl(), header.total_len());
             describe_ip(&packet, source, destination, header.protocol().0, &rest)
@@ -37,10 +39,13 @@ pub fn describe(bytes: &[u8]) -> String {
         Some(LaxNetSlice::Ipv6(ip)) => {
             let header = ip.header();
             let (source, destination) = (header.source_addr().into(), header.destination_addr().into());
-            let rest = format!("hop limit {} len {}", header.hop_limit(), 40 + u32::from(header.payload_length()));
+            let rest =
+                format!("hop limit {} len {}", header.hop_limit(), 40 + u32::from(header.payload_length()));
             describe_ip(&packet, source, destination, ip.payload().ip_number.0, &rest)
         }
-        None => format!("ethertype {:#06x} len {}", u16::from_be_bytes([header[12], header[13]]), bytes.len()),
+        None => {
+            format!("ethertype {:#06x} len {}", u16::from_be_bytes([header[12], header[13]]), bytes.len())
+        }
     };
     line
 }
@@ -69,7 +74,8 @@ fn describe_ip(
             format!("udp {} {rest}", ends(udp.source_port(), udp.destination_port()))
         }
         Some(TransportSlice::Icmpv4(icmp)) => {
-            let [id, seq] = [0, 2].map(|at| u16::from_be_bytes([icmp.bytes5to8()[at], icmp.bytes5to8()[at + 1]]));
+            let [id, seq] =
+                [0, 2].map(|at| u16::from_be_bytes([icmp.bytes5to8()[at], icmp.bytes5to8()[at + 1]]));
             let what = match icmp.type_u8() {
                 8 => format!("echo id {id} seq {seq}"),
                 0 => format!("reply id {id} seq {seq}"),
@@ -81,7 +87,9 @@ fn describe_ip(
             let what = describe_icmpv6(icmp.slice());
             format!("icmp {source} > {destination} {what} {rest}")
         }
-        Some(TransportSlice::Igmp(_)) | None => format!("ip {source} > {destination} protocol {protocol} {rest}"),
+        Some(TransportSlice::Igmp(_)) | None => {
+            format!("ip {source} > {destination} protocol {protocol} {rest}")
+        }
     }
 }
 
@@ -135,7 +143,8 @@ mod tests {
             describe(&syn),
             "02:00:00:00:00:01 > 02:00:00:00:00:02 tcp 172.18.0.10:40000 > 1.1.1.1:443 syn ttl 64 len 40"
         );
-        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).single_vlan(7.try_into().unwrap());
+        let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .single_vlan(7.try_into().unwrap());
         let six = built(ethernet.ipv6([0xfd; 16], [1; 16], 9).tcp(1, 2, 1, 512).ack(1).fin());
         assert!(describe(&six).contains(" vlan 7 tcp [fdfd:"), "{}", describe(&six));
         assert!(describe(&six).ends_with(" ack fin hop limit 9 len 60"), "{}", describe(&six));

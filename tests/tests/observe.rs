@@ -37,7 +37,10 @@ fn a_trace_says_what_then_happens() {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
     let wan = outside(&site.host);
     site.start();
-    let (web, db) = (site.container("web", Way::PortAdd, "172.18.0.10"), site.container("db", Way::Attach, "172.18.0.20"));
+    let (web, db) = (
+        site.container("web", Way::PortAdd, "172.18.0.10"),
+        site.container("db", Way::Attach, "172.18.0.20"),
+    );
     web.ping(&db);
     web.ns.ping("172.16.0.1");
     site.ctl(&["conntrack", "flush"]);
@@ -45,18 +48,30 @@ fn a_trace_says_what_then_happens() {
 
     // To another container.
     let traced = trace(&site, "web", "icmp 172.18.0.10 > 172.18.0.20");
-    assert_eq!((traced["outcome"].as_str(), traced["sent"][0]["to"].as_str()), (Some("forwarded"), Some("db")), "{traced:#}");
-    let stages: Vec<_> = traced["steps"].as_array().expect("steps").iter().map(|step| step["stage"].as_str()).collect();
+    assert_eq!(
+        (traced["outcome"].as_str(), traced["sent"][0]["to"].as_str()),
+        (Some("forwarded"), Some("db")),
+        "{traced:#}"
+    );
+    let stages: Vec<_> =
+        traced["steps"].as_array().expect("steps").iter().map(|step| step["stage"].as_str()).collect();
     assert_eq!(stages, [Some("guard"), Some("learn"), Some("router"), Some("bridge")]);
     // To the outside: the very port that the translation takes is told, and nothing is taken.
     let syn = "tcp 172.18.0.10:40000 > 172.16.0.1:443 syn";
     let traced = trace(&site, "web", syn);
-    assert_eq!((traced["outcome"].as_str(), traced["sent"][0]["to"].as_str()), (Some("forwarded"), Some("eth0")), "{traced:#}");
+    assert_eq!(
+        (traced["outcome"].as_str(), traced["sent"][0]["to"].as_str()),
+        (Some("forwarded"), Some("eth0")),
+        "{traced:#}"
+    );
     let told = traced["sent"][0]["packet"].as_str().expect("its headers").to_owned();
     assert!(told.contains("tcp 172.16.0.2:6") && told.contains("> 172.16.0.1:443 syn ttl 63"), "{told}");
     // What must not pass, and why.
     let spoofed = trace(&site, "web", "tcp 172.18.0.20:1 > 172.16.0.1:443 syn");
-    assert_eq!((spoofed["outcome"].as_str(), spoofed["reason"].as_str()), (Some("dropped"), Some("spoofed-source")));
+    assert_eq!(
+        (spoofed["outcome"].as_str(), spoofed["reason"].as_str()),
+        (Some("dropped"), Some("spoofed-source"))
+    );
     let stranger = trace(&site, "uplink", "udp 172.16.0.1:53 > 172.16.0.2:61000");
     assert_eq!(stranger["outcome"].as_str(), Some("host"), "{stranger:#}");
     assert_eq!(counts(&site), quiet, "asking changes nothing");
@@ -68,8 +83,14 @@ fn a_trace_says_what_then_happens() {
 
     // And so it happens: the server sees the SYN come from the port that was told.
     let server = wan.tcp_listen("172.16.0.1:443");
-    let port: u16 = told.split("172.16.0.2:").nth(1).and_then(|t| t.split(' ').next()).and_then(|t| t.parse().ok()).expect("a port");
-    let python = "import socket\ns = socket.socket()\ns.bind(('172.18.0.10', 40000))\ns.connect(('172.16.0.1', 443))";
+    let port: u16 = told
+        .split("172.16.0.2:")
+        .nth(1)
+        .and_then(|t| t.split(' ').next())
+        .and_then(|t| t.parse().ok())
+        .expect("a port");
+    let python =
+        "import socket\ns = socket.socket()\ns.bind(('172.18.0.10', 40000))\ns.connect(('172.16.0.1', 443))";
     web.ns.run(&[tests::process::python().to_str().expect("UTF-8"), "-c", python]).ok();
     let (_, peer) = server.accept().expect("the connection");
     assert_eq!(peer.port(), port, "the port that was told");
@@ -79,8 +100,12 @@ fn a_trace_says_what_then_happens() {
 
     // Recorded frames, in a sequence: the answer belongs to what the question opened.
     let file = site.file("two.pcap");
-    let mut writer = pcap_file::pcap::PcapWriter::new(std::fs::File::create(&file).expect("a file")).expect("a header");
-    let gateway = site.row(&["network", "ls"], "name", "default").expect("the network")["gateway_mac"].as_str().expect("a MAC").to_owned();
+    let mut writer =
+        pcap_file::pcap::PcapWriter::new(std::fs::File::create(&file).expect("a file")).expect("a header");
+    let gateway = site.row(&["network", "ls"], "name", "default").expect("the network")["gateway_mac"]
+        .as_str()
+        .expect("a MAC")
+        .to_owned();
     let mac = |text: &str| tests::raw::mac(text);
     for frame in [
         tests::raw::syn4(mac(&gateway), mac(&web.mac()), [172, 18, 0, 10], [172, 16, 0, 1], 40_001, 80),
@@ -132,7 +157,10 @@ fn captures_show_what_passes_and_what_is_dropped() {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
     let wan = outside(&site.host);
     site.start();
-    let (web, db) = (site.container("web", Way::PortAdd, "172.18.0.10"), site.container("db", Way::PortAdd, "172.18.0.20"));
+    let (web, db) = (
+        site.container("web", Way::PortAdd, "172.18.0.10"),
+        site.container("db", Way::PortAdd, "172.18.0.20"),
+    );
     web.ping(&db);
     let port = capture(&site, &["web", "icmp and host 172.18.0.20"], "web.pcapng");
     let network = capture(&site, &["network", "default", "icmp"], "network.pcapng");
@@ -186,11 +214,23 @@ fn captures_show_what_passes_and_what_is_dropped() {
 #[test]
 fn a_capture_goes_through_a_pipe_and_ends_by_itself() {
     let site = Site::new();
-    let (web, db) = (site.container("web", Way::Tap, "172.18.0.10"), site.container("db", Way::PortAdd, "172.18.0.20"));
+    let (web, db) =
+        (site.container("web", Way::Tap, "172.18.0.10"), site.container("db", Way::PortAdd, "172.18.0.20"));
     web.ping(&db);
-    let mut swctl = site.swctl_command(&["capture", "web", "icmp", "-c", "4", "-w", "-"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("swctl");
+    let mut swctl = site
+        .swctl_command(&["capture", "web", "icmp", "-c", "4", "-w", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("swctl");
     let pipe = swctl.stdout.take().expect("a pipe");
-    let reader = std::process::Command::new("tcpdump").args(["-nnr", "-"]).stdin(pipe).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("tcpdump");
+    let reader = std::process::Command::new("tcpdump")
+        .args(["-nnr", "-"])
+        .stdin(pipe)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tcpdump");
     // Pings until the capture has its four: it begins when it begins.
     wait_until("four frames", s(20), || {
         web.ns.run(&["ping", "-n", "-c1", "-W1", "172.18.0.20"]);
@@ -198,17 +238,27 @@ fn a_capture_goes_through_a_pipe_and_ends_by_itself() {
     });
     let seen = reader.wait_with_output().expect("tcpdump ends with its input");
     let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
-    assert_eq!((seen.matches("ICMP echo request").count(), seen.matches("ICMP echo reply").count()), (2, 2), "{seen}");
+    assert_eq!(
+        (seen.matches("ICMP echo request").count(), seen.matches("ICMP echo reply").count()),
+        (2, 2),
+        "{seen}"
+    );
 
     // As text, and ended by a reader who has enough; no capture is left behind.
-    let output = site.swctl_command(&["capture", "db", "-c", "1"]).stdout(Stdio::piped()).spawn().expect("swctl");
+    let output =
+        site.swctl_command(&["capture", "db", "-c", "1"]).stdout(Stdio::piped()).spawn().expect("swctl");
     wait_until("captures run", s(5), || metric(&site, "swd_captures") == 1);
     web.ping(&db);
     let line = output.wait_with_output().expect("swctl ends");
     let line = String::from_utf8_lossy(&line.stdout).into_owned();
     assert!(line.lines().count() == 1 && line.contains("  db "), "{line}");
     wait_until("captures have ended", s(5), || metric(&site, "swd_captures") == 0);
-    let mut gone = site.swctl_command(&["capture", "network", "default", "-w", "-"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("swctl");
+    let mut gone = site
+        .swctl_command(&["capture", "network", "default", "-w", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("swctl");
     wait_until("the capture runs", s(5), || metric(&site, "swd_captures") == 1);
     gone.kill().expect("kill");
     gone.wait().expect("wait");
@@ -252,15 +302,21 @@ fn metric(site: &Site, name: &str) -> u64 {
 #[test]
 fn every_number_is_in_the_metrics() {
     let site = Site::with_config("[metrics]\nlisten = \"127.0.0.1:9750\"\n");
-    let (web, db) = (site.container("web", Way::PortAdd, "172.18.0.10"), site.container("db", Way::PortAdd, "172.18.0.20"));
+    let (web, db) = (
+        site.container("web", Way::PortAdd, "172.18.0.10"),
+        site.container("db", Way::PortAdd, "172.18.0.20"),
+    );
     web.ping(&db);
     let mut raw = tests::raw::Raw::open(&web.ns, "eth0");
     raw.send(&tests::raw::experiment([0x01, 0x80, 0xc2, 0, 0, 0], tests::raw::mac(&web.mac()), b"bpdu"));
-    wait_until("the drop is counted", s(5), || metric(&site, "swd_frames_dropped_total{reason=\"link-local\"}") == 1);
+    wait_until("the drop is counted", s(5), || {
+        metric(&site, "swd_frames_dropped_total{reason=\"link-local\"}") == 1
+    });
     let all = metrics(&site);
     assert!(all.ends_with("# EOF\n"), "{all}");
     for reason in site.rows(&["drops"]) {
-        let line = format!("swd_frames_dropped_total{{reason=\"{}\"}} ", reason["reason"].as_str().expect("a name"));
+        let line =
+            format!("swd_frames_dropped_total{{reason=\"{}\"}} ", reason["reason"].as_str().expect("a name"));
         assert!(all.contains(&line), "{line} is not in\n{all}");
     }
     for part in [
@@ -275,12 +331,19 @@ fn every_number_is_in_the_metrics() {
         assert!(all.contains(part), "{part} is not in\n{all}");
     }
     // Every name that the dashboard asks for is there.
-    let dashboard = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/grafana.json")).expect("the dashboard");
+    let dashboard = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/grafana.json"))
+        .expect("the dashboard");
     let _: Value = serde_json::from_str(&dashboard).expect("JSON");
-    let asked = dashboard.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| w.starts_with("swd_"));
+    let asked =
+        dashboard.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| w.starts_with("swd_"));
     let mut count = 0;
     for name in asked {
-        assert!(all.contains(&format!("\n{name}{{")) || all.contains(&format!("\n{name} ")) || name.starts_with("swd_uplink_"), "{name} is not in\n{all}");
+        assert!(
+            all.contains(&format!("\n{name}{{"))
+                || all.contains(&format!("\n{name} "))
+                || name.starts_with("swd_uplink_"),
+            "{name} is not in\n{all}"
+        );
         count += 1;
     }
     assert!(count >= 8, "the dashboard asks for {count} metrics only");
@@ -293,7 +356,8 @@ fn every_number_is_in_the_metrics() {
     assert!(fetch("/metrics").ends_with("# EOF\n\n200"), "{}", fetch("/metrics"));
     assert!(fetch("/v1/ports").ends_with("404"), "the API is not there");
     // Clients that say nothing hold nobody up.
-    let silent: Vec<TcpStream> = site.host.enter(|| (0..8).map(|_| TcpStream::connect("127.0.0.1:9750").expect("connect")).collect());
+    let silent: Vec<TcpStream> =
+        site.host.enter(|| (0..8).map(|_| TcpStream::connect("127.0.0.1:9750").expect("connect")).collect());
     assert!(fetch("/metrics").ends_with("200"));
     drop(silent);
 }
@@ -301,17 +365,30 @@ fn every_number_is_in_the_metrics() {
 #[test]
 fn inspect_tells_what_a_container_sees() {
     let site = Site::new();
-    let (web, db) = (site.container("web", Way::Attach, "172.18.0.10"), site.container("db", Way::PortAdd, "172.18.0.20"));
+    let (web, db) = (
+        site.container("web", Way::Attach, "172.18.0.10"),
+        site.container("db", Way::PortAdd, "172.18.0.20"),
+    );
     web.ping(&db);
     let seen = site.json(&["inspect", web.ns.name()]);
     assert_eq!(seen["ports"], serde_json::json!(["web"]), "{seen:#}");
-    let device = seen["devices"].as_array().expect("devices").iter().find(|d| d["name"] == "eth0").expect("eth0");
+    let device =
+        seen["devices"].as_array().expect("devices").iter().find(|d| d["name"] == "eth0").expect("eth0");
     assert_eq!((device["port"].as_str(), device["mac"].as_str()), (Some("web"), Some(web.mac().as_str())));
-    assert!(device["addresses"].as_array().expect("addresses").contains(&"172.18.0.10/16".into()), "{device:#}");
-    let default = seen["routes"].as_array().expect("routes").iter().find(|r| r["destination"] == "0.0.0.0/0").expect("a default route");
+    assert!(
+        device["addresses"].as_array().expect("addresses").contains(&"172.18.0.10/16".into()),
+        "{device:#}"
+    );
+    let default = seen["routes"]
+        .as_array()
+        .expect("routes")
+        .iter()
+        .find(|r| r["destination"] == "0.0.0.0/0")
+        .expect("a default route");
     assert_eq!((default["via"].as_str(), default["device"].as_str()), (Some("172.18.0.1"), Some("eth0")));
     let neighbors = seen["neighbors"].as_array().expect("neighbors");
-    let peer = neighbors.iter().find(|n| n["address"] == "172.18.0.20").expect("the neighbor that was pinged");
+    let peer =
+        neighbors.iter().find(|n| n["address"] == "172.18.0.20").expect("the neighbor that was pinged");
     assert_eq!(peer["mac"].as_str(), Some(db.mac().as_str()));
     // One whose interface was given by 'port add', by a process in it.
     let sleeper = db.ns.start(&["sleep", "60"], &site.file("sleep.log"));
@@ -324,25 +401,36 @@ fn inspect_tells_what_a_container_sees() {
     assert_eq!(site.json(&["inspect", stranger.name()])["ports"], serde_json::json!([]));
     let output = site.try_ctl(&["inspect", "no-such-namespace"]);
     assert_eq!(output.code(), 1);
-    assert!(output.one_line_error().contains("no network namespace at /run/netns/no-such-namespace"), "{output:?}");
+    assert!(
+        output.one_line_error().contains("no network namespace at /run/netns/no-such-namespace"),
+        "{output:?}"
+    );
 }
 
 #[test]
 fn a_mirror_copies_both_ways_and_stays() {
     let mut site = Site::new();
-    let (web, db) = (site.container("web", Way::PortAdd, "172.18.0.10"), site.container("db", Way::Tap, "172.18.0.20"));
+    let (web, db) =
+        (site.container("web", Way::PortAdd, "172.18.0.10"), site.container("db", Way::Tap, "172.18.0.20"));
     let probe = site.container("probe", Way::PortAdd, "172.18.0.30");
     web.ping(&db);
     site.ctl(&["mirror", "add", "web", "probe"]);
-    assert_eq!(site.rows(&["mirror", "ls"]), [serde_json::json!({"kind": "port", "from": "web", "to": "probe", "ways": "both", "active": true})]);
+    assert_eq!(
+        site.rows(&["mirror", "ls"]),
+        [serde_json::json!({"kind": "port", "from": "web", "to": "probe", "ways": "both", "active": true})]
+    );
     // A program that listens in on the probe's interface sees another container's conversation.
     let listen = |site: &Site, words: &dyn Fn()| {
         let file = site.file("probe.pcap");
         let _ = std::fs::remove_file(&file);
         let log = site.file("tcpdump.log");
         let _ = std::fs::remove_file(&log);
-        let mut tcpdump = probe.ns.start(&["tcpdump", "-i", "eth0", "-U", "-w", file.to_str().expect("UTF-8"), "icmp"], &log);
-        wait_until("tcpdump listens", s(5), || std::fs::read_to_string(&log).unwrap_or_default().contains("listening on"));
+        let mut tcpdump = probe
+            .ns
+            .start(&["tcpdump", "-i", "eth0", "-U", "-w", file.to_str().expect("UTF-8"), "icmp"], &log);
+        wait_until("tcpdump listens", s(5), || {
+            std::fs::read_to_string(&log).unwrap_or_default().contains("listening on")
+        });
         words();
         std::thread::sleep(ms(300)); // The last copy is on its way, or none is.
         tcpdump.signal(Signal::SIGTERM);
@@ -356,7 +444,9 @@ fn a_mirror_copies_both_ways_and_stays() {
     site.ctl(&["mirror", "add", "web", "probe", "--in"]);
     site.terminate();
     site.start();
-    wait_until("the mirror is active", s(5), || site.rows(&["mirror", "ls"]).iter().any(|m| m["active"] == true));
+    wait_until("the mirror is active", s(5), || {
+        site.rows(&["mirror", "ls"]).iter().any(|m| m["active"] == true)
+    });
     assert_eq!(listen(&site, &ping), (2, 0));
     // Of a whole network each frame is seen once.
     site.ctl(&["mirror", "rm", "web", "probe"]);
@@ -373,7 +463,10 @@ fn a_mirror_copies_both_ways_and_stays() {
         assert!(output.code() == 1 && output.one_line_error().contains(part), "{output:?}");
     }
     let status = site.json(&["status"]);
-    let sum = ["forwarded", "answered", "drops"].iter().map(|k| status[*k].as_u64().expect("a number")).sum::<u64>();
+    let sum = ["forwarded", "answered", "drops"]
+        .iter()
+        .map(|k| status[*k].as_u64().expect("a number"))
+        .sum::<u64>();
     assert_eq!(status["received"].as_u64(), Some(sum), "copies are not counted as frames that passed");
 }
 
@@ -397,7 +490,12 @@ fn logged(variables: &[(&str, &str)]) -> String {
 fn the_log_suits_the_journal_and_programs() {
     let log = logged(&[("JOURNAL_STREAM", "8:1")]);
     let line = log.lines().find(|l| l.contains("network-added")).unwrap_or_else(|| panic!("{log}"));
-    assert!(line.starts_with("<6>") && line.contains("kind=\"network-added\" subject=\"other\"") && !line.contains('\u{1b}'), "{line}");
+    assert!(
+        line.starts_with("<6>")
+            && line.contains("kind=\"network-added\" subject=\"other\"")
+            && !line.contains('\u{1b}'),
+        "{line}"
+    );
     let log = logged(&[("SWD_LOG_FORMAT", "json")]);
     let objects = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
     let event = objects.into_iter().find(|o| o["kind"] == "network-added").unwrap_or_else(|| panic!("{log}"));
@@ -409,9 +507,18 @@ fn top_draws_on_a_real_terminal_and_gives_it_back() {
     let site = Site::new();
     let _web = site.container("web", Way::PortAdd, "172.18.0.10");
     let swctl = site.swctl_command(&["top"]);
-    let command = format!("stty rows 24 cols 80; {} --socket {} top", swctl.get_program().to_string_lossy(), site.socket().display());
+    let command = format!(
+        "stty rows 24 cols 80; {} --socket {} top",
+        swctl.get_program().to_string_lossy(),
+        site.socket().display()
+    );
     let mut script = std::process::Command::new("script");
-    script.args(["-qfec", &command, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    script
+        .args(["-qfec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut script = script.spawn().expect("script");
     let mut out = script.stdout.take().expect("a pipe");
     let (sender, receiver) = std::sync::mpsc::channel();

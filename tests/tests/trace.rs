@@ -9,10 +9,10 @@ use switch::batch::Source;
 use switch::frame::Offload;
 use switch::mac::Mac;
 use switch::port::memory::MemoryPorts;
+use switch::router::nat_network;
 use switch::router::owned::OwnedPorts;
 use switch::router::resolve::Hop;
 use switch::router::route::{Action, Route, Routes};
-use switch::router::nat_network;
 use switch::snapshot::{NetworkId, PortCounters, PortId, Uplink};
 use switch::trace::{Outcome, Sent, Traced, Tracer, build};
 use switch::verdict::DropReason;
@@ -101,18 +101,44 @@ fn world() -> (Lab, Vec<PortId>) {
 /// A packet in words, with every mistake that a station can make.
 fn words(dice: &mut Dice) -> String {
     let v6 = dice.below(5) == 0;
-    let sources = ["10.0.0.10", "10.0.0.20", "10.1.0.10", "10.1.0.20", "10.2.0.10", "10.2.0.20", "10.9.0.1", "198.51.100.9"];
+    let sources = [
+        "10.0.0.10",
+        "10.0.0.20",
+        "10.1.0.10",
+        "10.1.0.20",
+        "10.2.0.10",
+        "10.2.0.20",
+        "10.9.0.1",
+        "198.51.100.9",
+    ];
     let destinations = [
-        "10.0.0.10", "10.0.0.20", "10.0.0.1", "10.1.0.20", "10.1.0.1", "10.2.0.20", "10.0.0.77", "10.1.0.77",
-        HOST, "198.51.100.9", "203.0.113.1", "192.0.2.9", "224.0.0.5", "255.255.255.255",
+        "10.0.0.10",
+        "10.0.0.20",
+        "10.0.0.1",
+        "10.1.0.20",
+        "10.1.0.1",
+        "10.2.0.20",
+        "10.0.0.77",
+        "10.1.0.77",
+        HOST,
+        "198.51.100.9",
+        "203.0.113.1",
+        "192.0.2.9",
+        "224.0.0.5",
+        "255.255.255.255",
     ];
     let (sources, destinations): (&[&str], &[&str]) = if v6 {
-        (&["fd00::10", "fd00::20", "fd00:1::10", "fd00:9::1"], &["fd00::10", "fd00::20", "fd00:1::10", "fd00::1", "2001:db8::1", "ff02::1"])
+        (
+            &["fd00::10", "fd00::20", "fd00:1::10", "fd00:9::1"],
+            &["fd00::10", "fd00::20", "fd00:1::10", "fd00::1", "2001:db8::1", "ff02::1"],
+        )
     } else {
         (&sources, &destinations)
     };
     let (from, to) = (dice.pick(sources), dice.pick(destinations));
-    let end = |address: &str, port: u16| if v6 { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+    let end = |address: &str, port: u16| {
+        if v6 { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+    };
     let (sport, dport) = (*dice.pick(&[40_000, 40_001, 80]), *dice.pick(&[80, 443, 5000, 5001, 61_500]));
     let (from_end, to_end) = (end(from, sport), end(to, dport));
     let mut text = match dice.below(8) {
@@ -121,7 +147,10 @@ fn words(dice: &mut Dice) -> String {
         0..=2 => format!("icmp {from} > {to} id {} seq 1", dice.pick(&[7, 61_500])),
         3 => format!("icmp {from} > {to} reply id 7"),
         4 => format!("udp {from_end} > {to_end} len {}", dice.pick(&[0, 100, 1372, 2000])),
-        _ => format!("tcp {from_end} > {to_end} {}", dice.pick(&["syn", "syn", "syn ack", "ack", "fin ack", "rst", "ack len 1400"])),
+        _ => format!(
+            "tcp {from_end} > {to_end} {}",
+            dice.pick(&["syn", "syn", "syn ack", "ack", "fin ack", "rst", "ack len 1400"])
+        ),
     };
     if dice.below(8) == 0 {
         text += " ttl 1";
@@ -161,7 +190,8 @@ fn woke(traced: &Traced) -> bool {
 #[test]
 fn a_trace_agrees_with_reality() {
     let (mut lab, guests) = world();
-    let every: Vec<PortId> = (0..u32::try_from(lab.shared().snapshot.load().ports().count()).expect("few")).map(PortId).collect();
+    let every: Vec<PortId> =
+        (0..u32::try_from(lab.shared().snapshot.load().ports().count()).expect("few")).map(PortId).collect();
     let mut dice = Dice(20_261_121);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for round in 0..600 {
@@ -169,7 +199,8 @@ fn a_trace_agrees_with_reality() {
         let packet: ctl::packet::Packet = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
         let port = *dice.pick(&guests);
         let at = guests.iter().position(|p| *p == port).expect("a guest");
-        let station = |n: usize| Mac([2, 0, 0, 0, u8::try_from(n / 2).expect("few"), u8::try_from(n).expect("few")]);
+        let station =
+            |n: usize| Mac([2, 0, 0, 0, u8::try_from(n / 2).expect("few"), u8::try_from(n).expect("few")]);
         let gateway = lab.gateway_mac(NetworkId(u32::try_from(at / 2).expect("few")));
         let outside = dice.below(5) == 0;
         let from = match dice.below(12) {
@@ -180,7 +211,11 @@ fn a_trace_agrees_with_reality() {
         let to = match (packet.kind, dice.below(5)) {
             (ctl::packet::Kind::Arp { reply: false }, _) => Mac::BROADCAST,
             (_, 0) => station(dice.below(6)),
-            (_, 1) => *dice.pick(&[Mac::group(packet.destination), Mac([1, 0x80, 0xc2, 0, 0, 0]), Mac([2, 9, 9, 9, 9, 9])]),
+            (_, 1) => *dice.pick(&[
+                Mac::group(packet.destination),
+                Mac([1, 0x80, 0xc2, 0, 0, 0]),
+                Mac([2, 9, 9, 9, 9, 9]),
+            ]),
             _ => gateway,
         };
         let source = if outside { Source::Uplink(UPLINK) } else { Source::Port(port) };
@@ -200,7 +235,11 @@ fn a_trace_agrees_with_reality() {
         assert_eq!(said, really, "{round}: '{text}' at {port:?} from {from} to {to}: {traced:#?}");
         let after = lab.counts();
         let dropped = DropReason::ALL.iter().zip(&drops).find(|(r, n)| lab.drops(**r) > **n).map(|(r, _)| *r);
-        let ends = [after.forwarded - counts.forwarded, after.answered - counts.answered, after.dropped - counts.dropped];
+        let ends = [
+            after.forwarded - counts.forwarded,
+            after.answered - counts.answered,
+            after.dropped - counts.dropped,
+        ];
         let dropped = |reason: DropReason| lab.drops(reason) - drops[reason as usize];
         let (now, least) = match traced.outcome {
             Outcome::Forwarded => (ends[0], 1),
@@ -213,17 +252,29 @@ fn a_trace_agrees_with_reality() {
         // Others that had waited may come to their end along with it.
         assert!(now >= least, "{round}: '{text}' at {port:?}: {ends:?}, {traced:#?}");
         if !woke(&traced) {
-            assert_eq!(ends.iter().sum::<u64>(), least, "{round}: '{text}' at {port:?}: {ends:?}, {traced:#?}");
+            assert_eq!(
+                ends.iter().sum::<u64>(),
+                least,
+                "{round}: '{text}' at {port:?}: {ends:?}, {traced:#?}"
+            );
         }
         *seen.entry(format!("{:?}", traced.outcome)).or_default() += 1;
         lab.now = lab.now + std::time::Duration::from_millis(1);
     }
     let kinds: BTreeSet<&str> = seen.keys().map(String::as_str).collect();
-    for kind in ["Forwarded", "Answered", "Host", "Waits", "Dropped(SpoofedSource)", "Dropped(TtlExpired)", "Dropped(Prohibited)", "Dropped(NoRoute)"] {
+    for kind in [
+        "Forwarded",
+        "Answered",
+        "Host",
+        "Waits",
+        "Dropped(SpoofedSource)",
+        "Dropped(TtlExpired)",
+        "Dropped(Prohibited)",
+        "Dropped(NoRoute)",
+    ] {
         assert!(kinds.contains(kind), "no packet was {kind}: the test shows less than it means to: {seen:?}");
     }
     assert!(kinds.len() >= 14, "{seen:?}");
     let connections = lab.shared().forwarding.lock().expect("not poisoned").nat.connection_count();
     assert!(connections > 10, "{connections} connections only");
 }
-

@@ -114,7 +114,9 @@ mod tests {
     use pcap_file::pcapng::PcapNgWriter;
     use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
     use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
-    use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
+    use pcap_file::pcapng::blocks::interface_statistics::{
+        InterfaceStatisticsBlock, InterfaceStatisticsOption,
+    };
 
     #[test]
     fn frames_and_losses_are_counted_however_they_are_cut() {
@@ -130,7 +132,8 @@ mod tests {
             };
             writer.write_pcapng_block(packet).unwrap();
         }
-        let options = vec![InterfaceStatisticsOption::IsbIfRecv(50), InterfaceStatisticsOption::IsbIfDrop(47)];
+        let options =
+            vec![InterfaceStatisticsOption::IsbIfRecv(50), InterfaceStatisticsOption::IsbIfDrop(47)];
         let block = InterfaceStatisticsBlock { interface_id: 0, timestamp: 0, options };
         writer.write_pcapng_block(block).unwrap();
         let bytes = writer.into_inner();

@@ -54,11 +54,8 @@ fn describe(seen: &Inspected) -> String {
         Some(file) => format!("{} (from {file})", table::list(&seen.dns)),
         None => table::NONE.to_owned(),
     };
-    let head = table::fields([
-        ("Namespace", seen.netns.clone()),
-        ("Ports", table::list(&seen.ports)),
-        ("DNS", dns),
-    ]);
+    let head =
+        table::fields([("Namespace", seen.netns.clone()), ("Ports", table::list(&seen.ports)), ("DNS", dns)]);
     format!("{head}\n{devices}\n{routes}\n{neighbors}")
 }
 

@@ -41,7 +41,9 @@ fn recorded(path: &Path) -> anyhow::Result<Vec<String>> {
         while let Some(block) = reader.next_block() {
             match block.with_context(unreadable)?.into_owned() {
                 Block::InterfaceDescription(i) if i.linktype != ETHERNET => {
-                    bail!("{name} holds other frames than Ethernet's; record on a port or an Ethernet interface")
+                    bail!(
+                        "{name} holds other frames than Ethernet's; record on a port or an Ethernet interface"
+                    )
                 }
                 Block::EnhancedPacket(packet) => frames.push(hex(&packet.data)),
                 Block::SimplePacket(packet) => frames.push(hex(&packet.data)),
@@ -97,10 +99,13 @@ fn describe(traced: &Traced) -> String {
             line(10, &format!("now {after}"));
         }
     }
-    line(0, &match &traced.reason {
-        Some(reason) => format!("= {}: {reason}", traced.outcome),
-        None => format!("= {}", traced.outcome),
-    });
+    line(
+        0,
+        &match &traced.reason {
+            Some(reason) => format!("= {}: {reason}", traced.outcome),
+            None => format!("= {}", traced.outcome),
+        },
+    );
     for (what, list) in [("to", &traced.sent), ("besides, to", &traced.besides)] {
         for sent in list {
             let lost = sent.lost.as_ref().map(|why| format!(" (lost: {why})")).unwrap_or_default();
@@ -132,7 +137,11 @@ mod tests {
             outcome: "dropped".into(),
             reason: Some("port-down".into()),
             help: None,
-            sent: vec![TraceSent { to: "eth0".into(), packet: "c > d tcp".into(), lost: Some("port-down".into()) }],
+            sent: vec![TraceSent {
+                to: "eth0".into(),
+                packet: "c > d tcp".into(),
+                lost: Some("port-down".into()),
+            }],
             besides: Vec::new(),
         };
         let expected = "a > b tcp\n  guard   next\n          60 bytes\n  router  uplink\n          out by eth0\n          \

@@ -5,13 +5,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ctl::api::{CaptureSpec, CaptureFormat, Mirror, MirrorKind, Watched};
+use ctl::api::{CaptureFormat, CaptureSpec, Mirror, MirrorKind, Watched};
 use ctl::filter::{Filter, FilterError};
 use nix::time::{ClockId, clock_gettime};
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
 
 use super::control::{Daemon, Error};
@@ -85,7 +87,9 @@ impl Daemon {
                 let default = self.outside.default_uplink().map(str::to_owned);
                 let wanted = spec.name.clone().or(default).ok_or(CaptureError::NoUplink)?;
                 let found = snapshot.uplinks.iter().find(|u| *u.name == *wanted);
-                found.map(|u| Point::Uplink(u.ifindex)).ok_or(CaptureError::NotFound("uplink", wanted, "status"))
+                found
+                    .map(|u| Point::Uplink(u.ifindex))
+                    .ok_or(CaptureError::NotFound("uplink", wanted, "status"))
             }
             Watched::Drops => Ok(Point::Drops),
         }
@@ -280,7 +284,10 @@ impl Encoder {
             let block = InterfaceStatisticsBlock {
                 interface_id: 0,
                 timestamp: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX).rotate_left(32),
-                options: vec![InterfaceStatisticsOption::IsbIfRecv(matched), InterfaceStatisticsOption::IsbIfDrop(lost)],
+                options: vec![
+                    InterfaceStatisticsOption::IsbIfRecv(matched),
+                    InterfaceStatisticsOption::IsbIfDrop(lost),
+                ],
             };
             let _ = self.writer.write_pcapng_block(block);
         }

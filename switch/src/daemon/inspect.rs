@@ -1,8 +1,13 @@
 //! What a container sees of its network, and which port it is: `swctl inspect`.
 
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ctl::api::{Inspected, InspectedDevice, InspectedNeighbor, InspectedRoute};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::control::{Daemon, resolve};
 use super::desired::Origin;
@@ -129,29 +134,33 @@ async fn look(conn: &Conn) -> Result<Seen, LinkError> {
 
 /// The resolver's file that programs in the namespace read, and the servers that it names.
 fn nameservers(wanted: &str, path: &Path) -> (Option<String>, Vec<String>) {
-    let mut candidates = Vec::new();
+    let mut candidates: Vec<(PathBuf, PathBuf)> = Vec::new();
     if let Ok(pid) = wanted.parse::<u32>() {
-        candidates.push(PathBuf::from(format!("/proc/{pid}/root/etc/resolv.conf")));
+        candidates.push((format!("/proc/{pid}/root").into(), "etc/resolv.conf".into()));
     } else if let Some(name) = path.file_name() {
-        candidates.push(Path::new(ETC).join(name).join("resolv.conf"));
-        candidates.push(PathBuf::from("/etc/resolv.conf"));
+        candidates.push(("/".into(), Path::new(ETC).join(name).join("resolv.conf")));
+        candidates.push(("/".into(), "/etc/resolv.conf".into()));
     }
-    for file in candidates {
-        if let Some(text) = read_bounded(&file) {
-            return (Some(file.display().to_string()), servers(&text));
+    for (root, file) in candidates {
+        if let Some(text) = read_bounded(&root, &file) {
+            return (Some(root.join(file).display().to_string()), servers(&text));
         }
     }
     (None, Vec::new())
 }
 
-fn read_bounded(path: &Path) -> Option<String> {
-    use std::io::Read;
-    use std::os::unix::fs::OpenOptionsExt;
-    // What a container put there may be a pipe, which must not hold up the daemon.
-    let file = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
+/// Reads an ordinary file below `root`. What a container put there may be a link out of its root, a pipe or a device:
+/// links end at the root, and nothing but an ordinary file is opened.
+fn read_bounded(root: &Path, path: &Path) -> Option<String> {
+    let folder = File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(root).ok()?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let found = File::from(openat2(&folder, path, how).ok()?);
+    if !found.metadata().ok()?.is_file() {
         return None;
     }
+    let file = File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
     let mut text = String::new();
     file.take(MAX_FILE).read_to_string(&mut text).ok()?;
     Some(text)
@@ -171,8 +180,13 @@ mod tests {
         let text = "# nameserver 9.9.9.9\nsearch example.org\nnameserver 1.1.1.1 # first\n nameserver\tfe80::1%eth0\n";
         assert_eq!(servers(text), ["1.1.1.1", "fe80::1%eth0"]);
         let folder = tempfile::tempdir().unwrap();
-        let pipe = folder.path().join("resolv.conf");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(read_bounded(&pipe), None, "and does not wait for a writer");
+        let root = folder.path();
+        std::fs::write(root.join("real"), text).unwrap();
+        std::os::unix::fs::symlink("/real", root.join("inside")).unwrap();
+        assert_eq!(read_bounded(root, Path::new("inside")).as_deref(), Some(text), "a link within");
+        std::os::unix::fs::symlink("/etc/hostname", root.join("outside")).unwrap();
+        assert_eq!(read_bounded(root, Path::new("outside")), None, "a link out of the root leads nowhere");
+        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_bounded(root, Path::new("pipe")), None, "and nobody waits for a writer");
     }
 }

@@ -21,7 +21,9 @@ pub(super) fn init() {
     if std::env::var_os("SWD_LOG_FORMAT").is_some_and(|format| format == "json") {
         log.json().flatten_event(true).init();
     } else if set("JOURNAL_STREAM") {
-        log.with_ansi(false).event_format(Prioritized(Format::default().without_time().with_level(false))).init();
+        log.with_ansi(false)
+            .event_format(Prioritized(Format::default().without_time().with_level(false)))
+            .init();
     } else {
         log.without_time().init();
     }

@@ -132,8 +132,7 @@ impl Collector for Numbers {
         gauges(e, "fdb_entries", "MAC addresses known, by port", None, fdb)?;
         let owners = self.ports.iter().map(|p| (port_labels(p, None), p.connections));
         gauges(e, "port_connections", "Connections that count for a container", None, owners)?;
-        let published =
-            self.published.iter().map(|p| (vec![("publish", p.name.as_str())], p.connections));
+        let published = self.published.iter().map(|p| (vec![("publish", p.name.as_str())], p.connections));
         gauges(e, "published_connections", "Connections that came by a published port", None, published)?;
         gauges(e, "captures", "Captures that run", None, one(self.captures.len() as u64))
     }
@@ -154,7 +153,13 @@ impl Numbers {
         let bytes = both(|p| [p.rx_bytes, p.tx_bytes]);
         counters(e, "port", "Bytes from a port (rx) and to it (tx)", Some(&Unit::Bytes), bytes)?;
         let dropped = both(|p| [p.rx_dropped, p.tx_dropped]);
-        counters(e, "port_dropped", "Frames from a port that were dropped, and to it that were not sent", None, dropped)
+        counters(
+            e,
+            "port_dropped",
+            "Frames from a port that were dropped, and to it that were not sent",
+            None,
+            dropped,
+        )
     }
 
     fn encode_uplinks(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -164,8 +169,20 @@ impl Numbers {
                 [(labels("rx"), counts[at]), (labels("tx"), counts[at + 3])]
             })
         };
-        counters(e, "uplink_frames", "Frames from outside that are swd's (rx), and to it (tx)", None, both(0))?;
-        counters(e, "uplink", "Bytes from outside that are swd's (rx), and to it (tx)", Some(&Unit::Bytes), both(1))?;
+        counters(
+            e,
+            "uplink_frames",
+            "Frames from outside that are swd's (rx), and to it (tx)",
+            None,
+            both(0),
+        )?;
+        counters(
+            e,
+            "uplink",
+            "Bytes from outside that are swd's (rx), and to it (tx)",
+            Some(&Unit::Bytes),
+            both(1),
+        )?;
         counters(e, "uplink_dropped", "Frames of an uplink that were dropped or not sent", None, both(2))
     }
 }

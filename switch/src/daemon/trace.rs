@@ -23,7 +23,9 @@ const OUTSIDER: Mac = Mac([2, 0, 0, 0, 0, 1]);
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// No such port.
-    #[error("there is neither a port nor an uplink named {0}; 'swctl port ls' lists ports, 'swctl status' names the uplink")]
+    #[error(
+        "there is neither a port nor an uplink named {0}; 'swctl port ls' lists ports, 'swctl status' names the uplink"
+    )]
     NoPort(String),
     /// A missing interface.
     #[error("port {0} has no interface now, so no packet can come from it; 'swctl port show {0}' says more")]
@@ -66,7 +68,12 @@ impl Daemon {
         result
     }
 
-    fn trace_with(&self, tracer: &mut Tracer, now: Time, spec: &TraceSpec) -> Result<Vec<Traced>, TraceError> {
+    fn trace_with(
+        &self,
+        tracer: &mut Tracer,
+        now: Time,
+        spec: &TraceSpec,
+    ) -> Result<Vec<Traced>, TraceError> {
         let snapshot = tracer.snapshot();
         let source = self.trace_source(&snapshot, &spec.from)?;
         let frames = match &spec.packet {
@@ -79,9 +86,8 @@ impl Daemon {
             }
             _ => return Err(TraceError::What),
         };
-        let mut one = |bytes: &Vec<u8>| {
-            view(&snapshot, bytes, &tracer.trace(now, source, bytes, Offload::default()))
-        };
+        let mut one =
+            |bytes: &Vec<u8>| view(&snapshot, bytes, &tracer.trace(now, source, bytes, Offload::default()));
         Ok(frames.iter().map(&mut one).collect())
     }
 
@@ -117,7 +123,10 @@ impl Daemon {
                     let seen = tracer.mac_of(network.id, packet.source, now).filter(|(at, _)| *at == port.id);
                     let host = (network.host_port == Some(port.id)).then_some(network.gateway_mac);
                     let attached = || self.live.port_name(port.id).and_then(|name| self.container_mac(name));
-                    seen.map(|(_, mac)| mac).or(host).or_else(attached).or_else(|| tracer.mac_at(port.id, now))
+                    seen.map(|(_, mac)| mac)
+                        .or(host)
+                        .or_else(attached)
+                        .or_else(|| tracer.mac_at(port.id, now))
                 };
                 let from = from.or_else(own);
                 let from = from.ok_or_else(|| TraceError::NoSource(packet.source, port.name.to_string()))?;

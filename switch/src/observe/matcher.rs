@@ -38,8 +38,7 @@ fn fields(bytes: &[u8]) -> Fields {
         Some(LaxNetSlice::Arp(arp)) => {
             fields.arp = true;
             let address = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
-            fields.addresses =
-                address(arp.sender_protocol_addr()).zip(address(arp.target_protocol_addr()));
+            fields.addresses = address(arp.sender_protocol_addr()).zip(address(arp.target_protocol_addr()));
         }
         Some(LaxNetSlice::Ipv4(ip)) => {
             let header = ip.header();

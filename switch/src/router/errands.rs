@@ -18,7 +18,9 @@ impl Ways<'_> {
     pub(super) fn park(&mut self, frame: &Frame<'_>, hop: Hop, from: Ingress, resume: Resume) -> Verdict {
         self.notes.add(|| {
             let (Hop::Outside(_, address) | Hop::Inside(_, address)) = hop;
-            format!("nobody is known at {address}: the packet waits for an answer to ARP or neighbor discovery")
+            format!(
+                "nobody is known at {address}: the packet waits for an answer to ARP or neighbor discovery"
+            )
         });
         match self.state.resolver.park(self.now, hop, from, resume, || frame.into()) {
             Park::Waits(question) => {

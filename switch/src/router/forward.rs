@@ -424,7 +424,9 @@ impl<'a> Ways<'a> {
         let destination = packet.destination().to_ip();
         match self.mac_inside(network, destination).filter(|(at, _)| *at == port.id) {
             Some((_, mac)) => {
-                self.notes.add(|| format!("{destination} is {mac} at port {} of network {}", port.name, network.name));
+                self.notes.add(|| {
+                    format!("{destination} is {mac} at port {} of network {}", port.name, network.name)
+                });
                 let verdict = Verdict::Forward(port.id);
                 self.dispatch(frame, fit, network.mtu, mac, network.gateway_mac, verdict, from)
             }

@@ -98,7 +98,9 @@ impl Router {
         }
         let to_host = is_for_host(frame, cx);
         self.notes.add(|| match errands::destination(frame) {
-            Some(address) if is_host(address, cx) => format!("to the gateway's MAC, for {address}, an address of the host"),
+            Some(address) if is_host(address, cx) => {
+                format!("to the gateway's MAC, for {address}, an address of the host")
+            }
             Some(address) => format!("to the gateway's MAC, for {address}, which is not the host's"),
             None => "to the gateway's MAC, and not IP".to_owned(),
         });

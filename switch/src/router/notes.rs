@@ -41,7 +41,10 @@ impl Notes {
             Verdict::New(pending) => {
                 let (tuple, to) = (pending.tuple(), pending.destination());
                 let by = if pending.rule().is_some() { ", by a published port" } else { "" };
-                format!("begins a connection: {} {} > {}, to {to}{by}", tuple.protocol, tuple.source, tuple.destination)
+                format!(
+                    "begins a connection: {} {} > {}, to {to}{by}",
+                    tuple.protocol, tuple.source, tuple.destination
+                )
             }
         });
     }

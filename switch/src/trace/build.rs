@@ -16,7 +16,8 @@ pub fn frame(packet: &Packet, from: Mac, to: Mac) -> Option<Vec<u8>> {
         let (IpAddr::V4(source), IpAddr::V4(destination)) = (packet.source, packet.destination) else {
             return None;
         };
-        let (operation, target) = if reply { (ArpOperation::REPLY, to) } else { (ArpOperation::REQUEST, Mac::ZERO) };
+        let (operation, target) =
+            if reply { (ArpOperation::REPLY, to) } else { (ArpOperation::REQUEST, Mac::ZERO) };
         let arp = ArpPacket::new(
             ArpHardwareId::ETHERNET,
             EtherType::IPV4,
@@ -89,10 +90,16 @@ mod tests {
         let (a, b) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
         for (words, shown) in [
             ("tcp 10.0.0.1:5 > 10.0.0.2:80 syn", "tcp 10.0.0.1:5 > 10.0.0.2:80 syn ttl 64 len 40"),
-            ("tcp [fd00::1]:5 > [fd00::2]:80 ack len 9", "tcp [fd00::1]:5 > [fd00::2]:80 ack hop limit 64 len 69"),
+            (
+                "tcp [fd00::1]:5 > [fd00::2]:80 ack len 9",
+                "tcp [fd00::1]:5 > [fd00::2]:80 ack hop limit 64 len 69",
+            ),
             ("udp 10.0.0.1:5 > 10.0.0.2:53 ttl 3", "udp 10.0.0.1:5 > 10.0.0.2:53 ttl 3 len 28"),
             ("icmp 10.0.0.1 > 10.0.0.2 id 7 seq 8", "icmp 10.0.0.1 > 10.0.0.2 echo id 7 seq 8 ttl 64 len 28"),
-            ("icmp fd00::1 > fd00::2 reply id 7", "icmp fd00::1 > fd00::2 reply id 7 seq 1 hop limit 64 len 48"),
+            (
+                "icmp fd00::1 > fd00::2 reply id 7",
+                "icmp fd00::1 > fd00::2 reply id 7 seq 1 hop limit 64 len 48",
+            ),
             ("arp 10.0.0.1 > 10.0.0.2", "arp 10.0.0.1 > 10.0.0.2"),
             ("arp 10.0.0.1 > 10.0.0.2 reply", "arp 10.0.0.1 > 10.0.0.2 reply, at 02:00:00:00:00:01"),
         ] {

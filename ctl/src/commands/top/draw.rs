@@ -139,11 +139,9 @@ fn draw_drops(frame: &mut Frame<'_>, area: Rect, state: &State) {
     ];
     let room = usize::from(DROPS);
     lines.extend(
-        state
-            .drops
-            .iter()
-            .take(room)
-            .map(|(reason, rate, all)| Line::from(format!("{:>8} {:>8}  {reason}", short(*rate), short(*all)))),
+        state.drops.iter().take(room).map(|(reason, rate, all)| {
+            Line::from(format!("{:>8} {:>8}  {reason}", short(*rate), short(*all)))
+        }),
     );
     if state.drops.is_empty() {
         lines.push(Line::from("nothing was dropped"));
@@ -162,7 +160,10 @@ fn bar_line(history: &VecDeque<u64>, count: usize) -> String {
     let shown = last(history, count);
     let most = shown.iter().copied().max().unwrap_or(0).max(1);
     // Something is never nothing.
-    shown.iter().map(|v| BARS[usize::try_from(v.saturating_mul(8).div_ceil(most)).unwrap_or(8).min(8)]).collect()
+    shown
+        .iter()
+        .map(|v| BARS[usize::try_from(v.saturating_mul(8).div_ceil(most)).unwrap_or(8).min(8)])
+        .collect()
 }
 
 /// A number in at most six characters.
@@ -209,7 +210,8 @@ mod tests {
             .unwrap()
         };
         let drops = [("no-route", 20 * turn), ("same-port", 10 * turn), ("malformed", 0)];
-        let drops = drops.map(|(reason, count)| DropCount { reason: reason.into(), count, help: String::new() });
+        let drops =
+            drops.map(|(reason, count)| DropCount { reason: reason.into(), count, help: String::new() });
         Sample { status, ports: (1..=ports).map(port).collect(), drops: drops.to_vec() }
     }
 
@@ -238,7 +240,10 @@ mod tests {
         assert_eq!(lines[1], "frames: received 1.0k/s  forwarded 900/s  answered 70/s  dropped 30/s");
         assert!(lines[2..4].iter().any(|l| l.contains('█')), "the history: {lines:#?}");
         let words: Vec<&str> = lines[4].split_whitespace().collect();
-        assert_eq!(words, ["PORT", "NETWORK", "IBIT/Sv", "OBIT/Sv", "IF/S", "OF/S", "DROP", "CONN", "HISTORY"]);
+        assert_eq!(
+            words,
+            ["PORT", "NETWORK", "IBIT/Sv", "OBIT/Sv", "IF/S", "OF/S", "DROP", "CONN", "HISTORY"]
+        );
         let rows: Vec<Vec<&str>> = lines[5..8].iter().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(rows[0], ["port003", "default", "30.0M", "0", "30", "3", "97", "3", "██"], "{lines:#?}");
         assert_eq!((rows[1][0], rows[2][0]), ("port002", "port001"));
@@ -289,9 +294,14 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (count, text) in
-            [(0, "0"), (999, "999"), (1000, "1.0k"), (999_949, "999.9k"), (1_000_000, "1.0M"), (u64::MAX, "18.4E")]
-        {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1.0k"),
+            (999_949, "999.9k"),
+            (1_000_000, "1.0M"),
+            (u64::MAX, "18.4E"),
+        ] {
             assert_eq!(short(count), text);
         }
     }

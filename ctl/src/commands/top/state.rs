@@ -35,17 +35,6 @@ impl Sort {
             Self::Connections => Self::Name,
         }
     }
-
-    /// As it is shown.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Rate => "bits",
-            Self::Frames => "frames",
-            Self::Drops => "drops",
-            Self::Connections => "connections",
-        }
-    }
 }
 
 /// What swd answered at one moment.
@@ -129,31 +118,41 @@ impl State {
         };
         let mut histories: BTreeMap<String, VecDeque<u64>> =
             self.rows.drain(..).map(|row| (row.name, row.history)).collect();
-        self.rows = new.ports.iter().map(|p| {
-            let mut row = Row {
-                name: p.name.clone(),
-                network: p.network.clone(),
-                up: p.state == PortState::Up,
-                connections: p.connections,
-                history: histories.remove(&p.name).unwrap_or_default(),
-                ..Row::default()
-            };
-            // A port that was made anew under its name has counters anew.
-            if let Some(b) = before.get(p.name.as_str()).filter(|b| b.since == p.since) {
-                row.rx_bits = per_second(p.rx_bytes, b.rx_bytes, since).saturating_mul(8);
-                row.tx_bits = per_second(p.tx_bytes, b.tx_bytes, since).saturating_mul(8);
-                row.rx_frames = per_second(p.rx_packets, b.rx_packets, since);
-                row.tx_frames = per_second(p.tx_packets, b.tx_packets, since);
-                row.drops = per_second(p.rx_dropped + p.tx_dropped, b.rx_dropped + b.tx_dropped, since);
-                remember(&mut row.history, row.rx_bits + row.tx_bits);
-            }
-            row
-        }).collect();
-        self.drops = new.drops.iter().filter(|d| d.count > 0).map(|d| {
-            let before = old.as_ref().and_then(|(old, _)| old.drops.iter().find(|o| o.reason == d.reason));
-            let rate = before.map_or(0, |b| per_second(d.count, b.count, since));
-            (d.reason.clone(), rate, d.count)
-        }).collect();
+        self.rows = new
+            .ports
+            .iter()
+            .map(|p| {
+                let mut row = Row {
+                    name: p.name.clone(),
+                    network: p.network.clone(),
+                    up: p.state == PortState::Up,
+                    connections: p.connections,
+                    history: histories.remove(&p.name).unwrap_or_default(),
+                    ..Row::default()
+                };
+                // A port that was made anew under its name has counters anew.
+                if let Some(b) = before.get(p.name.as_str()).filter(|b| b.since == p.since) {
+                    row.rx_bits = per_second(p.rx_bytes, b.rx_bytes, since).saturating_mul(8);
+                    row.tx_bits = per_second(p.tx_bytes, b.tx_bytes, since).saturating_mul(8);
+                    row.rx_frames = per_second(p.rx_packets, b.rx_packets, since);
+                    row.tx_frames = per_second(p.tx_packets, b.tx_packets, since);
+                    row.drops = per_second(p.rx_dropped + p.tx_dropped, b.rx_dropped + b.tx_dropped, since);
+                    remember(&mut row.history, row.rx_bits + row.tx_bits);
+                }
+                row
+            })
+            .collect();
+        self.drops = new
+            .drops
+            .iter()
+            .filter(|d| d.count > 0)
+            .map(|d| {
+                let before =
+                    old.as_ref().and_then(|(old, _)| old.drops.iter().find(|o| o.reason == d.reason));
+                let rate = before.map_or(0, |b| per_second(d.count, b.count, since));
+                (d.reason.clone(), rate, d.count)
+            })
+            .collect();
         self.drops.sort_by(|a, b| (b.1, b.2, &a.0).cmp(&(a.1, a.2, &b.0)));
         if let Some((old, _)) = &old {
             let (now, before) = (&new.status, &old.status);

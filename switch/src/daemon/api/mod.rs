@@ -77,7 +77,11 @@ fn metrics_router(daemon: Shared) -> Router {
     Router::new()
         .route("/metrics", get(observe::metrics))
         .fallback(async |_: Uri| {
-            Failure::new(StatusCode::NOT_FOUND, "not-found", "there is /metrics only; the API is on the socket")
+            Failure::new(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "there is /metrics only; the API is on the socket",
+            )
         })
         .with_state(daemon)
 }

@@ -15,6 +15,7 @@ use ctl::api;
 use super::{Answer, Failure, Shared, change, read, read_up_to};
 use crate::daemon::capture::Encoder;
 use crate::daemon::inspect::InspectError;
+use crate::engine;
 use crate::observe::capture::{Capture, Frames};
 
 /// How long captured frames gather before they are sent.
@@ -34,6 +35,7 @@ pub(super) async fn trace(State(daemon): State<Shared>, request: Request) -> Ans
 /// A capture that ends when its reader does.
 struct Running {
     daemon: Shared,
+    world: Arc<engine::Shared>,
     capture: Arc<Capture>,
     encoder: Encoder,
     spare: Frames,
@@ -51,7 +53,7 @@ impl Running {
     async fn next(&mut self) -> Option<Vec<u8>> {
         while !self.encoder.is_done() {
             let closed = self.capture.is_closed();
-            let snapshot = self.daemon.lock().await.dataplane.snapshot();
+            let snapshot = self.world.snapshot.load_full();
             let mut frames = self.capture.take(std::mem::take(&mut self.spare));
             let bytes = self.encoder.encode(&snapshot, &frames, self.capture.counts());
             frames.clear();
@@ -78,13 +80,16 @@ pub(super) async fn capture(
 ) -> Result<Response, Failure> {
     let Query(spec) = spec.map_err(|e| Failure::invalid(e.body_text()))?;
     let failed = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "no memory for a capture");
-    let begun = daemon.lock().await.begin_capture(&spec);
+    let (world, begun) = {
+        let mut daemon = daemon.lock().await;
+        (daemon.dataplane.shared(), daemon.begin_capture(&spec))
+    };
     let capture = begun.map_err(|e| Failure::invalid(e.to_string()))?;
     let Some(encoder) = Encoder::new(spec.format, capture.point, spec.count) else {
         daemon.lock().await.end_capture(&capture);
         return Err(failed());
     };
-    let running = Running { daemon, capture, encoder, spare: Frames::default() };
+    let running = Running { daemon, world, capture, encoder, spare: Frames::default() };
     let chunks = futures_util::stream::unfold(running, |mut running| async move {
         let bytes = running.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(bytes)), running))
@@ -136,7 +141,8 @@ pub(super) async fn mirror_remove(
     responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text")))]
 pub(super) async fn metrics(State(daemon): State<Shared>) -> Result<Response, Failure> {
     let text = daemon.lock().await.metrics();
-    let text = text.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "cannot write metrics"))?;
+    let text =
+        text.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "cannot write metrics"))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

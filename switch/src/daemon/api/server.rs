@@ -159,7 +159,8 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rou
 /// # Errors
 /// When the address cannot be had.
 pub(in super::super) async fn serve_metrics(daemon: Shared, address: SocketAddr) -> Result<(), ServerError> {
-    let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Metrics { address, source })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| ServerError::Metrics { address, source })?;
     let router = super::metrics_router(daemon);
     let places = Arc::new(Semaphore::new(MAX_SCRAPERS));
     tokio::spawn(async move {

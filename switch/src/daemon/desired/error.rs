@@ -157,7 +157,7 @@ impl EditError {
             Self::NotFound { .. } => Class::NotFound,
             Self::Spec { .. } | Self::Mac { .. } | Self::Publish { .. } | Self::MirrorsItself(_) => {
                 Class::Invalid
-            },
+            }
             Self::Address { why, .. } if why.starts_with("is outside") || why.starts_with("is the") => {
                 Class::Invalid
             }

@@ -55,7 +55,8 @@ mod tests {
     #[test]
     fn one_from_here_to_there_and_of_things_that_exist() {
         let mut desired = Desired::default();
-        let mirror = |to: &str, ways| Mirror { kind: MirrorKind::Port, from: "a".into(), to: to.into(), ways };
+        let mirror =
+            |to: &str, ways| Mirror { kind: MirrorKind::Port, from: "a".into(), to: to.into(), ways };
         desired.add_mirror(mirror("b", Ways::Both), (true, true)).unwrap();
         desired.add_mirror(mirror("c", Ways::Out), (true, true)).unwrap();
         desired.add_mirror(mirror("b", Ways::In), (true, true)).unwrap();
