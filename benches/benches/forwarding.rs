@@ -56,6 +56,7 @@ fn engine(c: &mut Criterion) {
         network: NET,
         link: Link::Memory,
         up: true,
+        veth_mtu: None,
         counters: Arc::default(),
     };
     let network = Network {

@@ -48,6 +48,10 @@ pub struct Status {
     pub answered: u64,
     /// MAC addresses in the forwarding table.
     pub fdb_entries: u64,
+    /// The kernel may forward busy flows between veth ports for the switch.
+    pub fast_path: bool,
+    /// Flows that it forwards now.
+    pub fast_flows: u64,
 }
 
 /// A network: one broadcast domain.

@@ -29,6 +29,8 @@ pub struct Config {
     /// Number of worker threads.
     #[serde(deserialize_with = "workers")]
     pub workers: u32,
+    /// Let the kernel forward busy flows between veth ports itself (BPF).
+    pub fast_path: bool,
     /// Who may use the API.
     pub api: Api,
     /// Who may read the numbers.
@@ -45,6 +47,7 @@ impl Default for Config {
         Self {
             uplink: Uplink::Auto,
             workers: 1,
+            fast_path: true,
             api: Api::default(),
             metrics: Metrics::default(),
             fdb: Fdb::default(),

@@ -6,6 +6,8 @@ use crate::snapshot::{Port, PortId, Snapshot};
 /// Most frames in a batch. More amortises calls better, but a batch of super-frames should stay in the CPU's cache, and
 /// the first frame of a batch waits for the last.
 pub const BATCH: usize = 16;
+/// A batch takes no more frames after this many bytes: what was received is still in the CPU's cache when it is sent.
+const BATCH_BYTES: usize = 128 << 10;
 /// Bytes of a buffer: whole pages, so that a short frame touches one only.
 pub const SLOT: usize = (HEADROOM + MAX_FRAME).next_multiple_of(4096);
 
@@ -56,6 +58,7 @@ pub struct Slot {
 pub struct Batch {
     arena: Vec<u8>,
     slots: Vec<Slot>,
+    bytes: usize,
     /// Frames to send that were not received with the batch; numbered from [`BATCH`] on.
     extras: Vec<OwnedFrame>,
 }
@@ -69,12 +72,13 @@ impl Default for Batch {
 impl Batch {
     /// An empty batch. Its 1.1 MB cost memory only where frames were long enough to touch them.
     pub fn new() -> Self {
-        Self { arena: vec![0; BATCH * SLOT], slots: Vec::with_capacity(BATCH), extras: Vec::new() }
+        Self { arena: vec![0; BATCH * SLOT], slots: Vec::with_capacity(BATCH), bytes: 0, extras: Vec::new() }
     }
 
     /// Forgets all frames.
     pub fn clear(&mut self) {
         self.slots.clear();
+        self.bytes = 0;
         self.extras.clear();
     }
 
@@ -94,17 +98,12 @@ impl Batch {
         self.slots.is_empty()
     }
 
-    /// No room for another frame.
+    /// No room for another frame, or bytes enough.
     pub fn is_full(&self) -> bool {
-        self.slots.len() == BATCH
+        self.slots.len() == BATCH || self.bytes >= BATCH_BYTES
     }
 
-    /// The buffers of the frames to come, [`SLOT`] bytes each.
-    pub fn free_buffers(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        self.arena.chunks_exact_mut(SLOT).skip(self.slots.len())
-    }
-
-    /// The next free buffer; none when the batch is full.
+    /// The next free buffer; none when there are [`BATCH`] frames.
     pub fn next_buffer(&mut self) -> Option<&mut [u8]> {
         self.arena.chunks_exact_mut(SLOT).nth(self.slots.len())
     }
@@ -112,9 +111,10 @@ impl Batch {
     /// Takes the frame of `len` bytes that was put after the headroom of the next free buffer into the batch, its tag put
     /// back. `len` may exceed [`MAX_FRAME`]: then the frame is marked as truncated.
     pub fn push(&mut self, len: usize, source: Source, tag: Option<VlanTag>) {
-        debug_assert!(!self.is_full());
+        debug_assert!(self.slots.len() < BATCH);
         let truncated = len > MAX_FRAME;
         let i = self.slots.len();
+        self.bytes += len;
         self.slots.push(Slot { at: Extent::received(len.min(MAX_FRAME)), source, truncated });
         if let Some(tag) = tag {
             self.frame(i, PortId(0)).push_vlan(tag.tpid, tag.tci);

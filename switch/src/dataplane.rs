@@ -13,6 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
 use crate::engine::{Engine, Shared};
+use crate::fastpath::FastPath;
 use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
 use crate::port::packet::PacketPorts;
@@ -37,6 +38,8 @@ pub struct Config {
     pub workers: usize,
     /// Limits of the MAC table.
     pub fdb: FdbConfig,
+    /// Let the kernel forward busy flows between veth ports, where it can.
+    pub fast_path: bool,
 }
 
 /// What the workers tell the control plane.
@@ -60,6 +63,8 @@ pub enum DataEvent {
         /// Where it is held.
         port: PortId,
     },
+    /// The kernel forwards a flow, after it forwarded none: there is something to [`Dataplane::collect`] from now on.
+    FastPath,
     /// A port reached its limit of learned MACs, or the table is full (told once a minute at most).
     FdbFull {
         /// The port that could not learn.
@@ -123,6 +128,7 @@ pub struct Dataplane {
     overflowed: AtomicU64,
     generation: Mutex<u64>,
     taps: Mutex<Taps>,
+    fast: Option<Arc<FastPath>>,
     /// The user's stages for traces.
     spare_stages: SpareStages,
 }
@@ -153,12 +159,17 @@ impl Dataplane {
     ) -> Result<(Self, mpsc::Receiver<DataEvent>), StartError> {
         let count = config.workers.max(1);
         let sockets = open_sockets(netns, count)?;
-        let (shared, events) = Shared::new(config.fdb);
+        let fast = config.fast_path.then(|| start_fast_path(netns, &sockets)).flatten();
+        let epoch = fast.as_ref().map(|fast| Arc::clone(fast.epoch())).unwrap_or_default();
+        let (shared, events) = Shared::with_epoch(config.fdb, epoch);
         let mut workers = Vec::with_capacity(count);
         for (i, socket) in sockets.iter().enumerate() {
-            let engine = Engine::new(Arc::clone(&shared), stages());
+            let mut engine = Engine::new(Arc::clone(&shared), stages());
+            if fast.is_some() {
+                engine.offer_flows();
+            }
             let ports = PacketPorts::new(Arc::clone(socket)).map_err(StartError::PacketSocket)?;
-            workers.push(start_worker(i, engine, ports).map_err(StartError::Thread)?);
+            workers.push(start_worker(i, engine, ports, fast.clone()).map_err(StartError::Thread)?);
         }
         let dataplane = Self {
             shared,
@@ -168,6 +179,7 @@ impl Dataplane {
             generation: Mutex::default(),
             taps: Mutex::default(),
             spare_stages: SpareStages(Mutex::new(stages())),
+            fast,
         };
         Ok((dataplane, events))
     }
@@ -177,7 +189,12 @@ impl Dataplane {
         let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
         *generation += 1;
         snapshot.generation = *generation;
-        self.shared.snapshot.store(Arc::new(snapshot));
+        let snapshot = Arc::new(snapshot);
+        self.shared.snapshot.store(Arc::clone(&snapshot));
+        self.shared.epoch.end();
+        if let Some(fast) = &self.fast {
+            fast.follow(&snapshot);
+        }
     }
 
     /// The newest snapshot.
@@ -331,6 +348,23 @@ impl Dataplane {
         &self.shared.drops
     }
 
+    /// Counts what the kernel forwarded, takes back flows that are idle. Tells how many there are in the kernel.
+    ///
+    /// Costs a system call for each of them: for whoever reads counters, and every second while there are any.
+    pub fn collect(&self) -> usize {
+        let Some(fast) = &self.fast else { return 0 };
+        if fast.has_gaps() {
+            fast.follow(&self.snapshot());
+        }
+        self.shared.count_forwarded(fast.collect(&self.shared.fdb, worker::now()));
+        fast.len()
+    }
+
+    /// Whether the kernel may forward flows itself.
+    pub fn has_fast_path(&self) -> bool {
+        self.fast.is_some()
+    }
+
     /// Frames by their end.
     pub fn totals(&self) -> Totals {
         let lost: u64 = self.sockets.iter().filter_map(|s| s.take_losses().ok()).map(u64::from).sum();
@@ -375,10 +409,24 @@ fn open_sockets(netns: &NetNs, count: usize) -> Result<Vec<Arc<PacketSocket>>, S
     Ok(sockets)
 }
 
-fn start_worker(number: usize, engine: Engine, ports: PacketPorts) -> io::Result<WorkerHandle> {
+/// The fast path, if the kernel has what it takes. Everything works without.
+fn start_fast_path(netns: &NetNs, sockets: &[Arc<PacketSocket>]) -> Option<Arc<FastPath>> {
+    let fast = FastPath::start(netns).and_then(|fast| {
+        sockets.iter().try_for_each(|socket| fast.guard(socket))?;
+        Ok(fast)
+    });
+    fast.map(Arc::new).inspect_err(|e| tracing::warn!("all frames pass the workers: no fast path: {e}")).ok()
+}
+
+fn start_worker(
+    number: usize,
+    engine: Engine,
+    ports: PacketPorts,
+    fast: Option<Arc<FastPath>>,
+) -> io::Result<WorkerHandle> {
     let (sender, inbox) = channel();
     let wake = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-    let worker = Worker::new(engine, ports, inbox, Arc::clone(&wake))?;
+    let worker = Worker::new(engine, ports, inbox, Arc::clone(&wake), fast)?;
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         let alive = DiesWithWorker;
         worker::raise_priority();

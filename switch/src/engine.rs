@@ -4,6 +4,8 @@
 //! Accounting is here, so that it is the same everywhere: a frame that was received is forwarded, answered or dropped,
 //! and counted as exactly one of them.
 
+mod watching;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +17,8 @@ use tokio::sync::mpsc;
 
 use crate::batch::{BATCH, Batch, Source};
 use crate::dataplane::DataEvent;
+use crate::fastpath::epoch::Epoch;
+use crate::fastpath::offer::{Flow, Offers};
 use crate::fdb::{Fdb, FdbConfig};
 use crate::observe::Observers;
 use crate::router::neighbor::Neighbors;
@@ -24,6 +28,7 @@ use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::stage::{Cx, Pipeline, Stage};
 use crate::trace::{Step, Trail};
 use crate::verdict::{DropCounters, DropReason, Verdict};
+use watching::Watching;
 
 /// Events that may wait for the control plane. More are lost: they are news, not state.
 const EVENTS: usize = 1024;
@@ -40,6 +45,8 @@ const COARSE: Duration = Duration::from_secs(1);
 pub struct Shared {
     /// The world.
     pub snapshot: ArcSwap<Snapshot>,
+    /// Ends with every change after which frames may go elsewhere.
+    pub epoch: Arc<Epoch>,
     /// The MAC table.
     pub fdb: Fdb,
     /// Addresses in use.
@@ -59,10 +66,16 @@ pub struct Shared {
 impl Shared {
     /// An empty world, and where the workers' news come out.
     pub fn new(fdb: FdbConfig) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
+        Self::with_epoch(fdb, Arc::default())
+    }
+
+    /// The same, in an epoch that others read.
+    pub fn with_epoch(fdb: FdbConfig, epoch: Arc<Epoch>) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let shared = Self {
             snapshot: ArcSwap::default(),
-            fdb: Fdb::new(fdb),
+            fdb: Fdb::with_epoch(fdb, Arc::clone(&epoch)),
+            epoch,
             neighbors: Neighbors::default(),
             forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat::Config::default() })),
             waiting: AtomicUsize::new(0),
@@ -81,9 +94,11 @@ impl Shared {
     pub fn fork(&self) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let forwarding = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let epoch = Arc::<Epoch>::default();
         let shared = Self {
+            epoch: Arc::clone(&epoch),
             snapshot: ArcSwap::from_pointee(self.snapshot.load().fork()),
-            fdb: self.fdb.fork(),
+            fdb: self.fdb.fork(epoch),
             neighbors: self.neighbors.fork(),
             waiting: AtomicUsize::new(self.waiting.load(Ordering::Relaxed)),
             forwarding: Mutex::new(forwarding),
@@ -100,6 +115,12 @@ impl Shared {
     pub fn tell(&self, event: DataEvent) {
         // Both errors mean that nobody listens now, which is no reason to hold up frames.
         let _ = self.events.try_send(event);
+    }
+
+    /// Counts frames that the kernel forwarded for the switch.
+    pub fn count_forwarded(&self, frames: u64) {
+        self.received.fetch_add(frames, Ordering::Relaxed);
+        self.forwarded.fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Frames received, forwarded and answered so far.
@@ -168,27 +189,6 @@ struct Pending {
     count: usize,
 }
 
-/// What is kept for those who watch, while somebody does.
-#[derive(Debug, Default)]
-struct Watching {
-    /// When the batch was received.
-    now: Time,
-    /// Frames of the batch as they came, for those who want to see what is dropped.
-    originals: Vec<Vec<u8>>,
-    /// Frames dropped since they were told of.
-    dropped: Vec<(usize, Option<Ingress>, DropReason)>,
-}
-
-impl Watching {
-    fn keep(&mut self, frame: usize, wire: &[u8]) {
-        if self.originals.len() <= frame {
-            self.originals.resize_with(frame + 1, Vec::new);
-        }
-        self.originals[frame].clear();
-        self.originals[frame].extend_from_slice(wire);
-    }
-}
-
 /// Runs the stages over batches.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -200,6 +200,7 @@ pub struct Engine {
     watching: Watching,
     /// What the stages decide and why: of traced frames only.
     trail: Option<Trail>,
+    offers: Option<Offers>,
 }
 
 impl fmt::Debug for Engine {
@@ -221,6 +222,7 @@ impl Engine {
             timer: None,
             watching: Watching::default(),
             trail: None,
+            offers: None,
         }
     }
 
@@ -240,6 +242,16 @@ impl Engine {
     /// The stages of the user's, back.
     pub(crate) fn into_stages(self) -> Vec<Box<dyn Stage>> {
         self.pipeline.into_stages()
+    }
+
+    /// Flows that the kernel may take over are counted from now on, unless a user's stage wants to see every frame.
+    pub fn offer_flows(&mut self) {
+        self.offers = self.pipeline.is_plain().then(Offers::default);
+    }
+
+    /// Flows that the kernel may take over.
+    pub fn offers(&mut self) -> Option<&mut Offers> {
+        self.offers.as_mut()
     }
 
     /// What the engine shares with others.
@@ -286,7 +298,9 @@ impl Engine {
             let verdict = if slot.truncated {
                 Verdict::Drop(DropReason::Oversized)
             } else {
-                self.decide(now, snapshot, port, batch, frame, &mut lock)
+                let verdict = self.decide(now, snapshot, port, batch, frame, &mut lock);
+                self.offer(snapshot, port, verdict, batch, frame);
+                verdict
             };
             self.plan(snapshot, Some(Ingress::Port(port.id)), port.network, frame, verdict);
         }
@@ -298,40 +312,6 @@ impl Engine {
         self.add_extras(snapshot, batch);
         if let Some(observers) = observers {
             self.mirror_sent(snapshot, observers);
-        }
-    }
-
-    /// Shows what came in to those who watch, before anything is done with it.
-    fn watch(&mut self, now: Time, snapshot: &Snapshot, observers: &Observers, batch: &Batch) {
-        self.watching.now = now;
-        self.watching.dropped.clear();
-        let drops = observers.wants_drops();
-        for frame in 0..batch.len() {
-            let (source, wire) = (batch.slot(frame).source, batch.wire(frame));
-            if drops || matches!(source, Source::Uplink(_)) {
-                self.watching.keep(frame, wire);
-            }
-            // What comes from outside may be the host's alone: it is shown once that is known.
-            if let Some(port) = source.port(snapshot) {
-                observers.received(now, snapshot, Ingress::Port(port.id), wire, &mut self.extras);
-            }
-        }
-    }
-
-    /// Has copies of what is to be sent to mirrored ports sent to their mirrors, too.
-    fn mirror_sent(&mut self, snapshot: &Snapshot, observers: &Observers) {
-        for at in 0..self.pending.len() {
-            let Pending { frame, from, first, count, .. } = self.pending[at];
-            for out in first..first + count {
-                let to = self.outgoing[out].to();
-                for mirror in observers.mirrors_of_sent(snapshot, from, to) {
-                    let Some(port) = snapshot.port(mirror).filter(|port| port.up) else { continue };
-                    let first = self.outgoing.len();
-                    let (link, fate) = (port.link, Fate::Waiting);
-                    self.outgoing.push(Outgoing { frame, port: mirror, link, fate });
-                    self.pending.push(Pending { frame, from: None, counted: Counted::Own, first, count: 1 });
-                }
-            }
         }
     }
 
@@ -435,6 +415,23 @@ impl Engine {
         match &mut self.trail {
             None => self.pipeline.run(&mut view, &mut cx, lock),
             Some(trail) => self.pipeline.run_traced(&mut view, &mut cx, lock, trail),
+        }
+    }
+
+    /// Counts a frame that the bridge forwards, if its flow may take the fast path.
+    fn offer(&mut self, snapshot: &Snapshot, from: &Port, verdict: Verdict, batch: &mut Batch, frame: usize) {
+        let (Some(offers), Verdict::Forward(to), true) =
+            (&mut self.offers, verdict, self.pipeline.ended_at_bridge())
+        else {
+            return;
+        };
+        // Who watches wants to see every frame. What the kernel had ended with the snapshot that began it.
+        if snapshot.observers.is_some() {
+            return;
+        }
+        let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };
+        if let Some(flow) = Flow::of(&batch.frame(frame, from.id), network, from, to) {
+            offers.saw(flow);
         }
     }
 
@@ -553,18 +550,6 @@ impl Engine {
         }
         self.shared.forwarded.fetch_add(forwarded, Ordering::Relaxed);
         self.shared.answered.fetch_add(answered, Ordering::Relaxed);
-    }
-}
-
-impl Engine {
-    /// Shows what was dropped to those who watch.
-    fn show_drops(&mut self, observers: &Observers, batch: &Batch) {
-        let Watching { now, originals, dropped } = &mut self.watching;
-        let wanted = observers.wants_drops();
-        for (frame, from, reason) in dropped.drain(..).filter(|_| wanted) {
-            let original = originals.get(frame).filter(|_| frame < batch.len());
-            observers.dropped(*now, from, reason, original.map_or_else(|| batch.wire(frame), |o| o));
-        }
     }
 }
 

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -23,6 +23,7 @@ use dashmap::mapref::entry::Entry as MapEntry;
 use foldhash::fast::RandomState;
 use nat::Time;
 
+use crate::fastpath::epoch::Epoch;
 use crate::mac::Mac;
 use crate::snapshot::{NetworkId, PortId};
 
@@ -188,6 +189,7 @@ impl Shares {
 #[derive(Debug)]
 pub struct Fdb {
     config: FdbConfig,
+    epoch: Arc<Epoch>,
     map: DashMap<Key, Cell, RandomState>,
     // Taken before any entry of the map is locked, never after.
     shares: Mutex<Shares>,
@@ -196,13 +198,18 @@ pub struct Fdb {
 impl Fdb {
     /// An empty table.
     pub fn new(config: FdbConfig) -> Self {
-        Self { config, map: DashMap::with_hasher(RandomState::default()), shares: Mutex::default() }
+        Self::with_epoch(config, Arc::default())
     }
 
-    /// A copy that goes its own way.
-    pub fn fork(&self) -> Self {
+    /// The same. The epoch ends with each entry that moves, is set, or is removed but for its age.
+    pub fn with_epoch(config: FdbConfig, epoch: Arc<Epoch>) -> Self {
+        Self { config, epoch, map: DashMap::with_hasher(RandomState::default()), shares: Mutex::default() }
+    }
+
+    /// A copy that goes its own way, and ends an epoch of its own.
+    pub fn fork(&self, epoch: Arc<Epoch>) -> Self {
         let shares = self.shares();
-        Self { config: self.config, map: self.map.clone(), shares: Mutex::new(shares.clone()) }
+        Self { config: self.config, epoch, map: self.map.clone(), shares: Mutex::new(shares.clone()) }
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
@@ -237,6 +244,15 @@ impl Fdb {
         self.learn_slowly(key, port, now)
     }
 
+    /// Notes that `mac` was a source on `port` at `seen`, if it lives there still.
+    pub fn refresh(&self, network: NetworkId, mac: Mac, port: PortId, seen: Time) {
+        if let Some(cell) = self.map.get(&Key { network, mac })
+            && cell.port == port
+        {
+            cell.seen.fetch_max(seen.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
     /// A new address, or one that moves.
     fn learn_slowly(&self, key: Key, port: PortId, now: Time) -> Learned {
         let mut shares = self.shares();
@@ -263,6 +279,8 @@ impl Fdb {
             cell.turn = shares.enter(port, key);
             cell.port = port;
             cell.seen.store(now.as_nanos(), Ordering::Relaxed);
+            drop(cell);
+            self.epoch.end();
             return Learned::Moved { from };
         }
         if shares.of(port).count >= self.config.max_per_port || !self.make_room(&mut shares, port) {
@@ -329,11 +347,14 @@ impl Fdb {
                 free.insert(cell);
             }
         }
+        self.epoch.end();
     }
 
     /// Removes an entry of any kind; tells whether there was one.
     pub fn remove(&self, network: NetworkId, mac: Mac) -> bool {
-        self.remove_where(|key, _| *key == Key { network, mac }) > 0
+        let removed = self.remove_where(|key, _| *key == Key { network, mac }) > 0;
+        self.epoch.end();
+        removed
     }
 
     /// What is known of a MAC.
@@ -345,13 +366,17 @@ impl Fdb {
 
     /// Forgets the dynamic entries that `select` wants forgotten; tells how many.
     pub fn flush(&self, select: impl Fn(NetworkId, PortId) -> bool) -> usize {
-        self.remove_where(|key, cell| cell.kind == Kind::Dynamic && select(key.network, cell.port))
+        let removed =
+            self.remove_where(|key, cell| cell.kind == Kind::Dynamic && select(key.network, cell.port));
+        self.epoch.end();
+        removed
     }
 
     /// Forgets every entry of a port, of any kind: the port is gone.
     pub fn remove_port(&self, port: PortId) {
         self.remove_where(|_, cell| cell.port == port);
         *self.shares().of(port) = Share::default();
+        self.epoch.end();
     }
 
     /// Forgets entries that have aged out. Costs a walk over the table: for the control plane, every few seconds.

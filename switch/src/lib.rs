@@ -12,6 +12,7 @@ pub mod bridge;
 pub mod daemon;
 pub mod dataplane;
 pub mod engine;
+pub mod fastpath;
 pub mod fdb;
 pub mod frame;
 pub mod guard;

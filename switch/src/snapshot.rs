@@ -63,6 +63,9 @@ pub struct Port {
     pub link: Link,
     /// Link state: frames for a port that is down are dropped.
     pub up: bool,
+    /// The MTU, if it is a veth whose peer is in another namespace: then the kernel may forward for it. See
+    /// [`crate::fastpath`].
+    pub veth_mtu: Option<u32>,
     /// What passed.
     pub counters: Arc<PortCounters>,
 }

@@ -74,12 +74,23 @@ pub struct Pipeline {
     /// Layer 3; also what comes from outside, past the other stages.
     pub(crate) router: Router,
     bridge: Bridge,
+    bridged: bool,
 }
 
 impl Pipeline {
     /// The switch with these stages of the user's between Learn and Router.
     pub fn new(yours: Vec<Box<dyn Stage>>) -> Self {
-        Self { guard: Guard, learn: Learn, yours, router: Router::default(), bridge: Bridge }
+        Self { guard: Guard, learn: Learn, yours, router: Router::default(), bridge: Bridge, bridged: false }
+    }
+
+    /// There are no stages but the switch's own.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.yours.is_empty()
+    }
+
+    /// Whether it was the bridge that decided about the last frame.
+    pub(crate) const fn ended_at_bridge(&self) -> bool {
+        self.bridged
     }
 
     /// The stages of the user's, back.
@@ -96,7 +107,7 @@ impl Pipeline {
         lock: &mut Lock<'_>,
         trail: &mut Trail,
     ) -> Verdict {
-        let Self { guard, learn, yours, router, bridge } = self;
+        let Self { guard, learn, yours, router, bridge, .. } = self;
         let above: [&mut dyn Stage; 2] = [guard, learn];
         let yours = yours.iter_mut().map(|stage| &mut **stage as &mut dyn Stage);
         for stage in above.into_iter().chain(yours) {
@@ -125,7 +136,8 @@ impl Pipeline {
         if verdict == Verdict::Next {
             verdict = self.router.process(frame, cx, lock);
         }
-        if verdict == Verdict::Next { self.bridge.process(frame, cx) } else { verdict }
+        self.bridged = verdict == Verdict::Next;
+        if self.bridged { self.bridge.process(frame, cx) } else { verdict }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A worker: a thread that receives, runs the stages, sends, and starts again. The only caller of clocks and ports.
 //!
-//! It runs to completion: poll, receive a batch, decide about each frame, send, settle. After the last frame it looks for
+//! It runs to completion: poll, receive a batch, decide about each frame, send, settle. Every source gives one batch in its
+//! turn: an acknowledgement that waits behind a queue of data stops the sender of the data. After the last frame it looks for
 //! another for [`LINGER`], then sleeps in `epoll_wait` without a timeout, so an idle switch costs nothing. It takes no lock for longer than a look into a table, allocates
 //! nothing for a frame, and calls the kernel for batches only (but for TAP queues, which know no batches).
 
@@ -19,18 +20,19 @@ use nix::time::{ClockId, clock_gettime};
 use crate::batch::Batch;
 use crate::dataplane::DataEvent;
 use crate::engine::Engine;
+use crate::fastpath::FastPath;
 use crate::port::packet::PacketPorts;
 use crate::port::tap::TapPort;
 use crate::port::{Rx, Tx};
 use crate::snapshot::{Link, PortId, Snapshot};
 
-/// Batches taken from one source before the others have their turn.
-const ROUNDS: usize = 32;
 /// How long a worker looks for another frame before it goes to sleep. Sleeping and being woken cost more than this on
 /// virtual machines, where a wake-up on another CPU is an exit to the hypervisor (tens of microseconds).
 const LINGER: Duration = Duration::from_micros(30);
 /// Nice value of a worker thread: the highest priority that leaves other programs a share.
 const NICE: i32 = -20;
+/// A flow of so many frames may be handed to the kernel while earlier frames wait.
+const OVERTAKES: u16 = 1024;
 /// Looks into the ring alone before all descriptors are asked again.
 const PASSES: u32 = 64;
 /// Descriptors told ready by one call.
@@ -98,6 +100,7 @@ pub struct Worker {
     wake: Arc<EventFd>,
     epoll: Epoll,
     batch: Batch,
+    fast: Option<Arc<FastPath>>,
 }
 
 impl Worker {
@@ -107,6 +110,7 @@ impl Worker {
         packet: PacketPorts,
         inbox: Receiver<Message>,
         wake: Arc<EventFd>,
+        fast: Option<Arc<FastPath>>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&packet, EpollEvent::new(EpollFlags::EPOLLIN, PACKET))?;
@@ -121,6 +125,7 @@ impl Worker {
             wake,
             epoll,
             batch: Batch::new(),
+            fast,
         })
     }
 
@@ -138,13 +143,12 @@ impl Worker {
             // Without TAP queues the ring in memory says whether there is more, for a while: the control plane has to get
             // a word in. With them only the kernel knows.
             if lingering && self.tap_count == 0 && passes < PASSES {
-                if self.packet.is_ready() {
+                let mut worked = self.packet.is_ready() && self.serve_packet_ports()?;
+                for at in 0..self.uplinks.len() {
+                    worked |= self.uplinks[at].is_ready() && self.serve_uplink(at);
+                }
+                if worked {
                     passes += 1;
-                    self.serve_packet_ports()?;
-                    awake_until = now() + LINGER;
-                } else if let Some(at) = self.uplinks.iter().position(PacketPorts::is_ready) {
-                    passes += 1;
-                    self.serve_uplink(at);
                     awake_until = now() + LINGER;
                 } else {
                     std::hint::spin_loop();
@@ -186,15 +190,9 @@ impl Worker {
 
     /// Forwards what came by the packet socket; tells whether there was anything.
     fn serve_packet_ports(&mut self) -> io::Result<bool> {
-        for round in 0..ROUNDS {
-            self.batch.clear();
-            self.packet.receive(&mut self.batch)?;
-            if self.batch.is_empty() {
-                return Ok(round > 0);
-            }
-            self.forward();
-        }
-        Ok(true)
+        self.batch.clear();
+        self.packet.receive(&mut self.batch)?;
+        Ok(self.forward())
     }
 
     /// Does what is due without frames; tells how long to sleep at most: for good, while nothing is due by itself.
@@ -215,52 +213,65 @@ impl Worker {
 
     /// Forwards what came from an uplink; tells whether there was anything.
     fn serve_uplink(&mut self, at: usize) -> bool {
-        for round in 0..ROUNDS {
-            self.batch.clear();
-            let Some(uplink) = self.uplinks.get_mut(at) else { return false };
-            if let Err(error) = uplink.receive(&mut self.batch) {
-                // The interface is going away; netlink tells the control plane.
-                tracing::debug!("uplink: {error}");
-                return false;
-            }
-            if self.batch.is_empty() {
-                return round > 0;
-            }
-            self.forward();
+        self.batch.clear();
+        let Some(uplink) = self.uplinks.get_mut(at) else { return false };
+        if let Err(error) = uplink.receive(&mut self.batch) {
+            // The interface is going away; netlink tells the control plane.
+            tracing::debug!("uplink: {error}");
+            return false;
         }
-        true
+        self.forward()
     }
 
     /// Forwards what came by a TAP port's queue; tells whether there was anything.
     fn serve_tap(&mut self, tap: u64) -> bool {
         let Some(port) = u32::try_from(tap).ok().map(PortId) else { return false };
-        for round in 0..ROUNDS {
-            self.batch.clear();
-            let Some(Some(queue)) = self.taps.get_mut(port.index()) else { return false };
-            if let Err(error) = queue.receive(&mut self.batch) {
-                tracing::debug!("TAP queue of port {} is gone: {error}", port.0);
-                let gone = queue.id();
-                self.remove_tap(port);
-                self.engine.shared().tell(DataEvent::TapGone(gone));
-                return false;
-            }
-            if self.batch.is_empty() {
-                return round > 0;
-            }
-            self.forward();
+        self.batch.clear();
+        let Some(Some(queue)) = self.taps.get_mut(port.index()) else { return false };
+        if let Err(error) = queue.receive(&mut self.batch) {
+            tracing::debug!("TAP queue of port {} is gone: {error}", port.0);
+            let gone = queue.id();
+            self.remove_tap(port);
+            self.engine.shared().tell(DataEvent::TapGone(gone));
+            return false;
         }
-        true
+        self.forward()
     }
 
-    /// Decides about the batch, sends what came of it, counts.
-    fn forward(&mut self) {
+    /// Decides about the batch, sends what came of it, counts. Tells whether there was anything.
+    fn forward(&mut self) -> bool {
         if self.batch.is_empty() {
-            return;
+            return false;
         }
         let shared = Arc::clone(self.engine.shared());
+        let epoch = shared.epoch.current();
         let snapshot = shared.snapshot.load();
         self.engine.run(now(), &snapshot, &mut self.batch);
         self.send(&snapshot);
+        self.hand_over(epoch, &snapshot);
+        true
+    }
+
+    /// Hands flows to the kernel that are worth it.
+    fn hand_over(&mut self, epoch: u32, snapshot: &Snapshot) {
+        let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
+        let mut first = false;
+        while let Some(offer) = offers.take() {
+            // What waits in the ring would be overtaken. A flow that never lets the ring run empty has to bear it, once.
+            if offer.frames < OVERTAKES && self.packet.is_ready() {
+                continue;
+            }
+            match fast.install(&offer.flow, epoch, snapshot) {
+                Ok(is_first) => first |= is_first,
+                Err(error) => {
+                    tracing::trace!("no fast path for {:?}: {error}", offer.flow);
+                    offers.refused(&offer.flow);
+                }
+            }
+        }
+        if first {
+            self.engine.shared().tell(DataEvent::FastPath);
+        }
     }
 
     /// Sends what the engine has decided to, and counts.

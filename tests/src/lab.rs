@@ -181,7 +181,15 @@ impl Lab {
     pub fn port(&mut self, network: NetworkId, name: &str) -> PortId {
         let id = PortId(u32::try_from(self.ports.len()).expect("few ports"));
         let counters = Arc::new(PortCounters::default());
-        self.ports.push(Port { id, name: name.into(), network, link: Link::Memory, up: true, counters });
+        self.ports.push(Port {
+            id,
+            name: name.into(),
+            network,
+            link: Link::Memory,
+            up: true,
+            veth_mtu: None,
+            counters,
+        });
         self.publish();
         id
     }

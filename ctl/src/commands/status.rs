@@ -33,6 +33,10 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Networks", status.networks.to_string()),
         ("Ports", status.ports.to_string()),
         ("MACs", status.fdb_entries.to_string()),
+        (
+            "fast path",
+            if status.fast_path { format!("{} flows", status.fast_flows) } else { "off".to_owned() },
+        ),
         ("Connections", status.connections.to_string()),
         ("Received", status.received.to_string()),
         ("Forwarded", status.forwarded.to_string()),
@@ -71,6 +75,8 @@ mod tests {
             forwarded: 7,
             answered: 8,
             fdb_entries: 9,
+            fast_path: true,
+            fast_flows: 2,
         };
         let text = describe(&status, "2026-11-21T21:02:03Z".parse().unwrap());
         let lines: Vec<&str> = text.lines().collect();

@@ -490,7 +490,7 @@ impl Daemon {
 
 /// What is known of a TAP's link.
 pub(super) fn tap_link(a: &Attachment, mtu: u32) -> LiveLink {
-    LiveLink { index: None, up: true, mtu, mac: a.mac }
+    LiveLink { index: None, up: true, mtu, mac: a.mac, veth: false }
 }
 
 async fn check_free(name: &str, conn: &Conn, ifname: &str) -> Result<(), ApplyError> {

@@ -82,6 +82,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub peer: Option<u32>,
+    /// The other end, or the lower device, is in another namespace.
+    pub peer_elsewhere: bool,
 }
 
 impl Link {
@@ -99,6 +101,7 @@ impl Link {
             kind: None,
             controller: None,
             peer: None,
+            peer_elsewhere: false,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -106,6 +109,7 @@ impl Link {
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Link(index) => link.peer = Some(*index),
+                LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
                 LinkAttribute::Address(bytes) => {
                     link.mac = bytes.as_slice().try_into().map_or(Mac::ZERO, Mac);

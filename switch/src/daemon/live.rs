@@ -52,11 +52,19 @@ pub struct LiveLink {
     pub mtu: u32,
     /// MAC.
     pub mac: Mac,
+    /// A veth whose other end is in another namespace.
+    pub veth: bool,
 }
 
 impl From<&Link> for LiveLink {
     fn from(link: &Link) -> Self {
-        Self { index: Some(link.index), up: link.running, mtu: link.mtu, mac: link.mac }
+        Self {
+            index: Some(link.index),
+            up: link.running,
+            mtu: link.mtu,
+            mac: link.mac,
+            veth: link.is_veth() && link.peer_elsewhere,
+        }
     }
 }
 
@@ -212,6 +220,7 @@ impl Live {
                 network: *self.networks.get(&port.network)?,
                 link: link.index.map_or(snapshot::Link::Tap, snapshot::Link::Packet),
                 up: link.up,
+                veth_mtu: link.veth.then_some(link.mtu),
                 counters: Arc::clone(&port.counters),
             })
         });
@@ -224,7 +233,7 @@ mod tests {
     use super::*;
 
     fn link(index: u32) -> Option<LiveLink> {
-        Some(LiveLink { index: Some(index), up: true, mtu: 1500, mac: Mac::ZERO })
+        Some(LiveLink { index: Some(index), up: true, mtu: 1500, mac: Mac::ZERO, veth: true })
     }
 
     #[test]

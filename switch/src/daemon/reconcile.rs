@@ -396,6 +396,8 @@ impl Daemon {
                     self.forget_ports(&[name]).await;
                 }
             }
+            // The main loop's to act on.
+            DataEvent::FastPath => {}
             DataEvent::MacMoved { mac, from, to } => {
                 let message = format!("{mac} moved from port {} to port {}", name(from), name(to));
                 self.events.tell("mac-moved", &mac.to_string(), message);

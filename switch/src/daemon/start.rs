@@ -26,7 +26,8 @@ use super::outside::Outside;
 use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
 use super::{api, keeper, log, view};
-use crate::dataplane::{self, Dataplane, StageFactory, StartError};
+
+use crate::dataplane::{self, DataEvent, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
 use crate::sys::heap;
 use crate::sys::netns::NetNs;
@@ -36,6 +37,8 @@ use crate::worker;
 const GATHER: Duration = Duration::from_millis(3);
 /// How often aged MACs are cleared away. They are not used from the moment they age out, so this is for memory only.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often the kernel is asked what it forwarded, while it forwards anything.
+const COLLECT: Duration = Duration::from_secs(1);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -169,9 +172,12 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         max_entries: usize::try_from(config.fdb.max_entries).unwrap_or(usize::MAX),
         max_per_port: usize::try_from(config.fdb.max_per_port).unwrap_or(usize::MAX),
     };
-    let (dataplane, mut data_events) =
-        Dataplane::start(&switch_netns, &dataplane::Config { workers, fdb }, stages)
-            .map_err(StartupError::Dataplane)?;
+    let (dataplane, mut data_events) = Dataplane::start(
+        &switch_netns,
+        &dataplane::Config { workers, fdb, fast_path: config.fast_path },
+        stages,
+    )
+    .map_err(StartupError::Dataplane)?;
     let mut daemon = Daemon {
         name: options.name.clone(),
         workers,
@@ -207,6 +213,9 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
 
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut collect = interval(COLLECT);
+    collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut fast = false;
     let mut heard: Option<(Instant, Heard)> = None;
     loop {
         let gathered = async {
@@ -225,11 +234,17 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
                     daemon.lock().await.hear(heard).await;
                 }
             }
-            Some(event) = data_events.recv() => daemon.lock().await.data_event(event).await,
+            Some(event) = data_events.recv() => {
+                fast |= event == DataEvent::FastPath;
+                daemon.lock().await.data_event(event).await;
+            }
+            _ = collect.tick(), if fast => fast = daemon.lock().await.dataplane.collect() > 0,
             _ = sweep.tick() => {
                 let mut daemon = daemon.lock().await;
                 daemon.dataplane.fdb().sweep(worker::now());
                 daemon.check_keeper();
+                // The event that tells may have been lost.
+                fast = daemon.dataplane.collect() > 0;
             }
         }
     }

@@ -61,6 +61,8 @@ impl Daemon {
     /// # Errors
     /// When the request says nothing that could be traced.
     pub fn trace(&self, spec: &TraceSpec) -> Result<Vec<Traced>, TraceError> {
+        // How old MACs are is known once the kernel was asked for what it forwarded.
+        self.dataplane.collect();
         let now = worker::now();
         let mut tracer = self.dataplane.tracer();
         let result = self.trace_with(&mut tracer, now, spec);

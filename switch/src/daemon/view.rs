@@ -17,6 +17,7 @@ use crate::worker;
 impl Daemon {
     /// `GET /v1/status`.
     pub fn status(&self) -> api::Status {
+        let flows = self.dataplane.collect();
         let totals = self.dataplane.totals();
         api::Status {
             ready: true,
@@ -34,6 +35,8 @@ impl Daemon {
             forwarded: totals.forwarded,
             answered: totals.answered,
             fdb_entries: self.dataplane.fdb().len() as u64,
+            fast_path: self.dataplane.has_fast_path(),
+            fast_flows: flows as u64,
         }
     }
 
@@ -70,6 +73,7 @@ impl Daemon {
 
     /// `GET /v1/ports`.
     pub fn ports(&self) -> Vec<api::Port> {
+        self.dataplane.collect();
         self.live.ports().map(|(name, live)| self.port_view(name, live)).collect()
     }
 
@@ -78,6 +82,7 @@ impl Daemon {
     /// # Errors
     /// When there is none.
     pub fn port(&self, name: &str) -> Result<api::Port, Error> {
+        self.dataplane.collect();
         match self.live.port(name) {
             Some(live) => Ok(self.port_view(name, live)),
             None => Err(self.desired.port(name).err().unwrap_or_else(|| no_port(name)).into()),
@@ -126,6 +131,7 @@ impl Daemon {
 
     /// `GET /v1/fdb`.
     pub fn fdb(&self) -> Vec<api::FdbEntry> {
+        self.dataplane.collect();
         let known = self.dataplane.fdb().entries(worker::now());
         let mut all: Vec<api::FdbEntry> = known
             .iter()

@@ -7,13 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Rx, Tx, fate_of};
-use crate::batch::{BATCH, Batch, Source};
+use crate::batch::{Batch, Source};
 use crate::engine::{Fate, Outgoing};
 use crate::frame::{HEADROOM, OFFLOAD_HEADER};
 use crate::snapshot::{Link, PortId};
-
-/// A batch ends early after this many bytes: what was read is still in the CPU's cache when it is written.
-const BATCH_BYTES: usize = 256 << 10;
 
 /// A TAP device as the data plane knows it. What is told of one is told late: by then its port's number may be another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +48,12 @@ impl AsFd for TapPort {
 
 impl Rx for TapPort {
     fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
-        let mut bytes = 0;
-        while bytes < BATCH_BYTES && batch.len() < BATCH {
+        while !batch.is_full() {
             let Some(buffer) = batch.next_buffer() else { break };
             match nix::unistd::read(&self.queue, &mut buffer[HEADROOM - OFFLOAD_HEADER..]) {
                 Ok(len) => {
                     let len = len.saturating_sub(OFFLOAD_HEADER);
                     batch.push(len, Source::Port(self.id.port), None);
-                    bytes += len;
                 }
                 Err(nix::Error::EAGAIN) => break,
                 Err(nix::Error::EINTR) => {}

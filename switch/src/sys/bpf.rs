@@ -1,4 +1,4 @@
-//! `bpf(2)`: maps, a program and its link, as far as the port guards need them (linux/bpf.h).
+//! `bpf(2)`: maps, programs and their links, as far as the port guards and the fast path need them (linux/bpf.h).
 //!
 //! Every object is a descriptor and ends with it, so a process that is killed leaves nothing behind in the kernel. The
 //! descriptors are close-on-exec by the kernel's own doing.
@@ -13,10 +13,12 @@ const BPF_MAP_LOOKUP_ELEM: i64 = 1;
 const BPF_MAP_UPDATE_ELEM: i64 = 2;
 const BPF_MAP_DELETE_ELEM: i64 = 3;
 const BPF_PROG_LOAD: i64 = 5;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: i64 = 21;
 const BPF_LINK_CREATE: i64 = 28;
 
-const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// Most of what the verifier says that is kept: its last words say what was wrong.
 const LOG_SIZE: usize = 64 << 10;
 
@@ -43,6 +45,10 @@ pub enum MapKind {
     Hash,
     /// Keys are 0, 1, ...; values are sockets.
     Sockets,
+    /// Keys are 0, 1, ...; each CPU has values of its own.
+    PerCpuArray,
+    /// An array whose values can be mapped into memory. See [`super::words::Words`].
+    Mappable,
 }
 
 /// A map.
@@ -93,9 +99,11 @@ struct ProgLoad {
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
-    target_fd: u32,
+    target: u32,
     attach_type: u32,
     flags: u32,
+    relative: u64,
+    expected_revision: u64,
 }
 
 impl Map {
@@ -115,11 +123,13 @@ impl Map {
                 MapKind::Array => 2,
                 MapKind::Hash => 1,
                 MapKind::Sockets => 15,
+                MapKind::PerCpuArray => 6,
+                MapKind::Mappable => 2,
             },
             key_size: key_size as u32,
             value_size: value_size as u32,
             max_entries: entries,
-            map_flags: 0,
+            map_flags: if kind == MapKind::Mappable { BPF_F_MMAPABLE } else { 0 },
             inner_map_fd: 0,
             numa_node: 0,
             map_name: object_name(name),
@@ -165,6 +175,16 @@ impl Map {
         Ok(value)
     }
 
+    /// The value of a key of a hash, which is deleted in the same step: what is counted in it meanwhile is not lost.
+    ///
+    /// # Errors
+    /// As bpf(2): `ENOENT` when it has no such key.
+    pub fn take(&self, key: &[u8]) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; self.value_size];
+        self.element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, key, value.as_mut_ptr() as u64)?;
+        Ok(value)
+    }
+
     /// `value` is 0 or points to as many bytes as a value of this map has, writable for a lookup.
     fn element(&self, command: i64, key: &[u8], value: u64) -> io::Result<()> {
         if key.len() != self.key_size {
@@ -197,22 +217,52 @@ fn last_words(log: &str) -> String {
     lines.next().map(|l| format!(" ({})", l.trim())).unwrap_or_default()
 }
 
-/// A loaded program of the kind that chooses sockets (`BPF_PROG_TYPE_SK_LOOKUP`).
-#[derive(Debug)]
-pub struct SkLookup {
-    fd: OwnedFd,
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramKind {
+    /// Chooses the socket for a packet (`BPF_PROG_TYPE_SK_LOOKUP`).
+    SkLookup,
+    /// Chooses what a socket receives (`BPF_PROG_TYPE_SOCKET_FILTER`).
+    SocketFilter,
+    /// Decides about what a device receives (`BPF_PROG_TYPE_SCHED_CLS`).
+    Ingress,
 }
 
-impl SkLookup {
+impl ProgramKind {
+    const fn number(self) -> u32 {
+        match self {
+            Self::SocketFilter => 1,
+            Self::Ingress => 3,
+            Self::SkLookup => 30,
+        }
+    }
+
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::SocketFilter => 0,
+            Self::Ingress => BPF_TCX_INGRESS,
+            Self::SkLookup => BPF_SK_LOOKUP,
+        }
+    }
+}
+
+/// A loaded program.
+#[derive(Debug)]
+pub struct Program {
+    fd: OwnedFd,
+    kind: ProgramKind,
+}
+
+impl Program {
     /// Loads it.
     ///
     /// # Errors
     /// With the verifier's log when that is what refused it.
-    pub fn load(name: &str, program: &[Insn]) -> Result<Self, LoadError> {
+    pub fn load(kind: ProgramKind, name: &str, program: &[Insn]) -> Result<Self, LoadError> {
         let fail = |source| LoadError { source, log: String::new() };
         let license = CString::from(c"MIT");
         let mut attributes = ProgLoad {
-            prog_type: BPF_PROG_TYPE_SK_LOOKUP,
+            prog_type: kind.number(),
             insn_cnt: u32::try_from(program.len()).map_err(|_| fail(io::ErrorKind::InvalidInput.into()))?,
             insns: program.as_ptr() as u64,
             license: license.as_ptr() as u64,
@@ -223,10 +273,10 @@ impl SkLookup {
             prog_flags: 0,
             prog_name: object_name(name),
             prog_ifindex: 0,
-            expected_attach_type: BPF_SK_LOOKUP,
+            expected_attach_type: kind.attach_type(),
         };
         let refused = match open(BPF_PROG_LOAD, &mut attributes) {
-            Ok(fd) => return Ok(Self { fd }),
+            Ok(fd) => return Ok(Self { fd, kind }),
             Err(e) => e,
         };
         // Once more, to hear why.
@@ -235,7 +285,7 @@ impl SkLookup {
         attributes.log_size = LOG_SIZE as u32;
         attributes.log_buf = log.as_mut_ptr() as u64;
         match open(BPF_PROG_LOAD, &mut attributes) {
-            Ok(fd) => Ok(Self { fd }),
+            Ok(fd) => Ok(Self { fd, kind }),
             Err(_) => {
                 let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
                 Err(LoadError {
@@ -250,14 +300,36 @@ impl SkLookup {
     ///
     /// # Errors
     /// As bpf(2): `E2BIG` when 64 such programs are in force there already.
-    pub fn attach(&self, netns: impl AsFd) -> io::Result<Link> {
+    pub fn attach_netns(&self, netns: impl AsFd) -> io::Result<Link> {
+        self.attach(raw(netns.as_fd()))
+    }
+
+    /// Puts it in force on an interface of the calling thread's network namespace, for as long as the link is held and the
+    /// interface is there.
+    ///
+    /// # Errors
+    /// As bpf(2): `ENODEV` when there is no such interface, `EINVAL` before Linux 6.6.
+    pub fn attach_interface(&self, ifindex: u32) -> io::Result<Link> {
+        self.attach(ifindex)
+    }
+
+    fn attach(&self, target: u32) -> io::Result<Link> {
         let mut attributes = LinkCreate {
             prog_fd: raw(self.fd.as_fd()),
-            target_fd: raw(netns.as_fd()),
-            attach_type: BPF_SK_LOOKUP,
+            target,
+            attach_type: self.kind.attach_type(),
             flags: 0,
+            // Of an interface: where among other programs. Zeroes: at the end.
+            relative: 0,
+            expected_revision: 0,
         };
         open(BPF_LINK_CREATE, &mut attributes).map(|fd| Link { _fd: fd })
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each file is one kernel interface. Nothing above this folder is unsafe.
 #![expect(clippy::cast_possible_truncation, reason = "constants and sizes of C structs, all small")]
 
+pub mod assembler;
 pub mod bpf;
 pub mod fds;
 pub mod filter;
@@ -13,3 +14,4 @@ pub mod packet;
 pub mod ring;
 pub mod sched;
 pub mod tun;
+pub mod words;

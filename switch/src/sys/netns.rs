@@ -69,6 +69,11 @@ impl NetNs {
         Ok(mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
     }
 
+    /// The same namespace, held once more.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()? })
+    }
+
     /// Which namespace it is.
     pub fn id(&self) -> io::Result<NetNsId> {
         let meta = self.file.metadata()?;

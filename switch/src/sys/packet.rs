@@ -4,6 +4,8 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::bpf::Program;
+
 /// Bytes of frames waiting to be received, kernel overhead included. Enough for some milliseconds at full rate; more
 /// would only make an overloaded switch slower, by cold caches and by waiting.
 const RECEIVE_BUFFER: i32 = 8 << 20;
@@ -100,6 +102,14 @@ impl PacketSocket {
             )
         };
         check(rc)
+    }
+
+    /// Receives only what a program lets in (`SO_ATTACH_BPF`), in place of the program before.
+    ///
+    /// # Errors
+    /// `EINVAL`: the program is of another kind.
+    pub fn set_program(&self, program: &Program) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_BPF, program.as_fd().as_raw_fd())
     }
 
     /// Lets this socket share what is received with the other members of `group`, by flow, the same way in both

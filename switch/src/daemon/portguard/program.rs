@@ -24,7 +24,8 @@ use std::os::fd::BorrowedFd;
 
 use super::Protocol;
 use super::ledger::Ports;
-use crate::sys::bpf::{Insn, Link, LoadError, Map, MapKind, SkLookup};
+use crate::sys::assembler::{Assembler, STACK};
+use crate::sys::bpf::{Insn, Link, LoadError, Map, MapKind, Program, ProgramKind};
 use crate::sys::netns::NetNs;
 
 /// Addresses that may have ports of their own at a time: 32 KiB each.
@@ -75,8 +76,8 @@ impl Lookup {
         let bits = Map::create(MapKind::Array, "swd_ports", 4, 2 * BITS, 2 * (MAX_ADDRESSES + 1))?;
         let addresses = Map::create(MapKind::Hash, "swd_addresses", 16, 4, MAX_ADDRESSES)?;
         let sockets = Map::create(MapKind::Sockets, "swd_sockets", 4, 4, 8)?;
-        let link = SkLookup::load("swd_guard", &program(&bits, &addresses, &sockets))?
-            .attach(host)
+        let link = Program::load(ProgramKind::SkLookup, "swd_guard", &program(&bits, &addresses, &sockets))?
+            .attach_netns(host)
             .map_err(BpfError::Attach)?;
         Ok(Self { bits, addresses, sockets, scopes: HashMap::new(), _link: link })
     }
@@ -167,7 +168,6 @@ mod stack {
     pub(super) const OWNED: i16 = -24;
 }
 
-const HELPER_MAP_LOOKUP: i32 = 1;
 const HELPER_SK_RELEASE: i32 = 86;
 const HELPER_SK_ASSIGN: i32 = 124;
 const SK_PASS: i32 = 1;
@@ -177,7 +177,6 @@ const CX: u8 = 6;
 const PROTO: u8 = 7;
 const PORT: u8 = 8;
 const FAMILY: u8 = 9;
-const STACK: u8 = 10;
 
 fn program(bits: &Map, addresses: &Map, sockets: &Map) -> Vec<Insn> {
     let mut a = Assembler::default();
@@ -288,134 +287,9 @@ fn examine(a: &mut Assembler, bits: &Map, next: &'static str) {
     a.store_constant(stack::OWNED, 1);
 }
 
-/// Instructions with labels in place of jump offsets.
-#[derive(Default)]
-struct Assembler {
-    code: Vec<Insn>,
-    labels: HashMap<&'static str, usize>,
-    jumps: Vec<(usize, &'static str)>,
-}
-
-impl Assembler {
-    fn emit(&mut self, code: u8, to: u8, from: u8, offset: i16, immediate: i32) {
-        self.code.push(Insn { code, registers: from << 4 | to, offset, immediate });
-    }
-
-    fn mov(&mut self, to: u8, from: u8) {
-        self.emit(0xbf, to, from, 0, 0);
-    }
-
-    fn constant(&mut self, to: u8, value: i32) {
-        self.emit(0xb7, to, 0, 0, value);
-    }
-
-    fn add(&mut self, to: u8, from: u8) {
-        self.emit(0x0f, to, from, 0, 0);
-    }
-
-    fn and(&mut self, to: u8, value: i32) {
-        self.emit(0x57, to, 0, 0, value);
-    }
-
-    fn shift_left(&mut self, to: u8, by: i32) {
-        self.emit(0x67, to, 0, 0, by);
-    }
-
-    fn shift_right(&mut self, to: u8, by: i32) {
-        self.emit(0x77, to, 0, 0, by);
-    }
-
-    fn shift_right_by(&mut self, to: u8, by: u8) {
-        self.emit(0x7f, to, by, 0, 0);
-    }
-
-    fn load32(&mut self, to: u8, base: u8, offset: i16) {
-        self.emit(0x61, to, base, offset, 0);
-    }
-
-    fn load8(&mut self, to: u8, base: u8, offset: i16) {
-        self.emit(0x71, to, base, offset, 0);
-    }
-
-    fn store32(&mut self, base: u8, from: u8, offset: i16) {
-        self.emit(0x63, base, from, offset, 0);
-    }
-
-    fn store_constant(&mut self, offset: i16, value: i32) {
-        self.emit(0x62, STACK, 0, offset, value);
-    }
-
-    fn call(&mut self, helper: i32) {
-        self.emit(0x85, 0, 0, 0, helper);
-    }
-
-    fn exit(&mut self) {
-        self.emit(0x95, 0, 0, 0, 0);
-    }
-
-    /// The value of a key that lies on the stack: register 0, 0 when there is none.
-    fn look_up(&mut self, map: &Map, key: i16) {
-        use std::os::fd::{AsFd, AsRawFd};
-        // BPF_PSEUDO_MAP_FD: the loader puts the map in place of its descriptor.
-        self.emit(0x18, 1, 1, 0, map.as_fd().as_raw_fd());
-        self.emit(0, 0, 0, 0, 0);
-        self.mov(2, STACK);
-        self.emit(0x07, 2, 0, 0, i32::from(key));
-        self.call(HELPER_MAP_LOOKUP);
-    }
-
-    fn jump(&mut self, label: &'static str) {
-        self.jumps.push((self.code.len(), label));
-        self.emit(0x05, 0, 0, 0, 0);
-    }
-
-    fn jump_if_equal(&mut self, register: u8, value: i32, label: &'static str) {
-        self.jumps.push((self.code.len(), label));
-        self.emit(0x15, register, 0, 0, value);
-    }
-
-    fn jump_unless_equal(&mut self, register: u8, value: i32, label: &'static str) {
-        self.jumps.push((self.code.len(), label));
-        self.emit(0x55, register, 0, 0, value);
-    }
-
-    fn jump_unless_same(&mut self, one: u8, other: u8, label: &'static str) {
-        self.jumps.push((self.code.len(), label));
-        self.emit(0x5d, one, other, 0, 0);
-    }
-
-    fn label(&mut self, name: &'static str) {
-        self.labels.insert(name, self.code.len());
-    }
-
-    fn finish(mut self) -> Vec<Insn> {
-        for (at, label) in &self.jumps {
-            // Without its label a jump goes nowhere, which the verifier refuses.
-            let to = self.labels.get(label).copied().unwrap_or(*at);
-            let distance = to.cast_signed() - at.cast_signed() - 1;
-            self.code[*at].offset = i16::try_from(distance).unwrap_or(i16::MAX);
-        }
-        self.code
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn jumps_lead_to_their_labels() {
-        let mut a = Assembler::default();
-        a.label("start");
-        a.jump("end");
-        a.constant(0, 0);
-        a.jump_if_equal(0, 5, "start");
-        a.label("end");
-        a.exit();
-        let code = a.finish();
-        assert_eq!(code.iter().map(|i| i.offset).collect::<Vec<_>>(), [2, 0, -3, 0]);
-        assert_eq!(code[2], Insn { code: 0x15, registers: 0, offset: -3, immediate: 5 });
-    }
 
     #[test]
     fn an_ipv4_address_is_a_mapped_one() {

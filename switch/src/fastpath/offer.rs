@@ -1,0 +1,127 @@
+//! Which flows are worth to be handed to the kernel. Pure: part of the engine.
+
+use crate::frame::Frame;
+use crate::mac::Mac;
+use crate::snapshot::{Network, Port, PortId};
+
+/// A flow is offered from this many frames on: fewer are cheaper to forward than to hand over.
+const FRAMES: u16 = 8;
+/// Flows that are counted at a time. Two that share a place push each other out, and are offered later for it.
+const PLACES: usize = 256;
+/// Ethertypes of flows: IPv4 and IPv6. ARP is for the switch to see, tagged frames are for it to edit.
+const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
+
+/// Unicast frames from one port to another, between two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Whence.
+    pub from: PortId,
+    /// Whereto.
+    pub to: PortId,
+    /// The sender.
+    pub src: Mac,
+    /// The receiver.
+    pub dst: Mac,
+    /// Network protocol.
+    pub ethertype: u16,
+}
+
+impl Flow {
+    /// The flow of a frame that the bridge forwards, if the kernel may forward it as well: between two veth ports, so that
+    /// none who receives it has a smaller MTU than its sender, and not to a gateway, where the router has a word in it.
+    pub fn of(frame: &Frame<'_>, network: &Network, from: &Port, to: &Port) -> Option<Self> {
+        let fits = from.veth_mtu? <= to.veth_mtu?;
+        let (src, dst, ethertype) = (frame.src(), frame.dst(), frame.ethertype());
+        let may = fits && to.up && dst != network.gateway_mac && ETHERTYPES.contains(&ethertype);
+        may.then_some(Self { from: from.id, to: to.id, src, dst, ethertype })
+    }
+
+    fn place(&self) -> usize {
+        let ethertype = self.ethertype.to_ne_bytes();
+        let bytes = self.src.0.iter().chain(&self.dst.0).chain(&ethertype).copied();
+        // FNV-1a over few bytes; who collides on purpose slows himself down.
+        let hash = bytes.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        (hash >> 24) as usize % PLACES
+    }
+}
+
+/// A flow to be handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The flow.
+    pub flow: Flow,
+    /// Frames of it so far.
+    pub frames: u16,
+}
+
+/// Counts flows by their frames.
+#[derive(Debug)]
+pub struct Offers {
+    places: Vec<Option<Offer>>,
+    ready: Vec<Offer>,
+}
+
+impl Default for Offers {
+    fn default() -> Self {
+        Self { places: vec![None; PLACES], ready: Vec::new() }
+    }
+}
+
+impl Offers {
+    /// Counts a frame.
+    pub fn saw(&mut self, flow: Flow) {
+        let place = &mut self.places[flow.place()];
+        let known = place.filter(|offer| offer.flow == flow);
+        let offer = Offer { flow, frames: known.map_or(0, |offer| offer.frames).saturating_add(1) };
+        *place = Some(offer);
+        if offer.frames >= FRAMES && !self.ready.iter().any(|o| o.flow == flow) {
+            self.ready.push(offer);
+        }
+    }
+
+    /// A flow that was refused is counted anew.
+    pub fn refused(&mut self, flow: &Flow) {
+        self.places[flow.place()] = None;
+    }
+
+    /// What is worth to be handed over, since the last call.
+    pub fn take(&mut self) -> Option<Offer> {
+        self.ready.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(last: u8) -> Flow {
+        let mac = |n| Mac([2, 0, 0, 0, 0, n]);
+        Flow { from: PortId(0), to: PortId(1), src: mac(last), dst: mac(200), ethertype: 0x0800 }
+    }
+
+    #[test]
+    fn a_busy_flow_is_offered_and_goes_on_being_offered() {
+        let mut offers = Offers::default();
+        for _ in 1..FRAMES {
+            offers.saw(flow(1));
+            assert_eq!(offers.take(), None);
+        }
+        for frames in [FRAMES, FRAMES + 1] {
+            offers.saw(flow(1));
+            assert_eq!(offers.take(), Some(Offer { flow: flow(1), frames }));
+        }
+        offers.refused(&flow(1));
+        offers.saw(flow(1));
+        assert_eq!(offers.take(), None);
+    }
+
+    #[test]
+    fn a_flow_is_offered_once_a_batch() {
+        let mut offers = Offers::default();
+        for _ in 0..2 * FRAMES {
+            offers.saw(flow(1));
+        }
+        assert_eq!(offers.take().map(|o| o.flow), Some(flow(1)));
+        assert_eq!(offers.take(), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! The kernel's part of the fast path: two programs and the maps between them.
+//!
+//! A frame that a veth port receives meets, in this order, on one CPU, with nothing between that could run either program
+//! again (`__netif_receive_skb_core`, net/core/dev.c):
+//!
+//! 1. the *filter* of the packet socket. It looks the flow up. One that the kernel is to forward is not received, but noted in
+//!    the CPU's own *handoff*. Any other is received, as ever.
+//! 2. the *ingress* program of the interface. What is noted goes to the peer of the port that the note names, which is the
+//!    container's interface (`bpf_redirect_peer`); anything else passes by, and ends, since nobody else listens there.
+//!
+//! So there is one look-up for a frame and one place that decides, and no moment at which both forward a frame or neither does.
+//! When the daemon dies its socket and the filter go, nothing is noted any more, and nothing is forwarded.
+
+use crate::sys::assembler::{Assembler, STACK};
+use crate::sys::bpf::{Insn, Map};
+
+/// Bytes of a key: interface index, destination, source, ethertype, two zeroes.
+pub(super) const KEY: usize = 20;
+/// Bytes of a value: interface index and epoch (4 each); frames, bytes, time of the last (8 each).
+pub(super) const VALUE: usize = 32;
+/// Bytes of a handoff: interface index of the port whence, and whereto; 0 when there is none.
+pub(super) const HANDOFF: usize = 8;
+
+/// Offsets in `struct __sk_buff` (linux/bpf.h).
+mod context {
+    pub(super) const LEN: i16 = 0;
+    pub(super) const VLAN_PRESENT: i16 = 20;
+    pub(super) const IFINDEX: i16 = 40;
+}
+
+/// Where the programs' variables are, from the top of the stack.
+mod stack {
+    pub(super) const ZERO: i16 = -4;
+    pub(super) const KEY: i16 = -24;
+    pub(super) const KEY_ADDRESSES: i16 = -20;
+    pub(super) const KEY_END: i16 = -8;
+}
+
+mod helper {
+    pub(super) const SKB_LOAD_BYTES: i32 = 26;
+    pub(super) const SKB_CHANGE_TYPE: i32 = 32;
+    pub(super) const REDIRECT_PEER: i32 = 155;
+    pub(super) const KTIME_GET_COARSE_NS: i32 = 160;
+}
+
+/// Both addresses and the ethertype.
+const ETHERNET: i32 = 14;
+/// `PACKET_HOST`: the container's stack takes the frame for its own. The kernel set it when the port, another interface,
+/// received the frame.
+const PACKET_HOST: i32 = 0;
+/// `TCX_NEXT`: no opinion.
+const NEXT: i32 = -1;
+
+// Registers that calls leave alone.
+const CX: u8 = 6;
+const TO: u8 = 7;
+const FLOW: u8 = 8;
+const NOTE: u8 = 9;
+
+/// What a packet socket receives: all that the kernel does not forward itself.
+pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map) -> Vec<Insn> {
+    let mut a = Assembler::default();
+    a.mov(CX, 1);
+    a.store_constant(stack::ZERO, 0);
+    a.look_up(handoff, stack::ZERO);
+    a.jump_if_equal(0, 0, "receive");
+    a.mov(NOTE, 0);
+    a.load32(1, NOTE, 4);
+    a.jump_if_equal(1, 0, "look");
+    // The last note was not taken: an interface lost its program, and that frame is gone. No more of them: the epoch ends,
+    // and the daemon, told by the second word, attaches the programs again.
+    a.constant(1, 0);
+    a.store32(NOTE, 1, 4);
+    a.look_up(words, stack::ZERO);
+    a.jump_if_equal(0, 0, "receive");
+    a.constant(1, 1);
+    a.atomic_add32(0, 1, 0);
+    a.atomic_add32(0, 1, 4);
+    a.jump("receive");
+
+    a.label("look");
+    a.load32(1, CX, context::VLAN_PRESENT);
+    a.jump_unless_equal(1, 0, "receive");
+    a.store_constant(stack::KEY_END, 0);
+    a.load32(1, CX, context::IFINDEX);
+    a.store32(STACK, 1, stack::KEY);
+    a.mov(1, CX);
+    a.constant(2, 0);
+    a.mov(3, STACK);
+    a.add_constant(3, i32::from(stack::KEY_ADDRESSES));
+    a.constant(4, ETHERNET);
+    a.call(helper::SKB_LOAD_BYTES);
+    a.jump_unless_equal(0, 0, "receive");
+    a.look_up(flows, stack::KEY);
+    a.jump_if_equal(0, 0, "receive");
+    a.mov(FLOW, 0);
+    a.look_up(words, stack::ZERO);
+    a.jump_if_equal(0, 0, "receive");
+    a.load32(1, 0, 0);
+    a.load32(2, FLOW, 4);
+    a.jump_unless_same(1, 2, "receive");
+
+    a.constant(1, 1);
+    a.atomic_add64(FLOW, 1, 8);
+    a.load32(1, CX, context::LEN);
+    a.atomic_add64(FLOW, 1, 16);
+    a.call(helper::KTIME_GET_COARSE_NS);
+    a.store64(FLOW, 0, 24);
+    a.load32(1, CX, context::IFINDEX);
+    a.store32(NOTE, 1, 0);
+    a.load32(1, FLOW, 0);
+    a.store32(NOTE, 1, 4);
+    a.constant(0, 0);
+    a.exit();
+    a.label("receive");
+    a.constant(0, -1);
+    a.exit();
+    a.finish()
+}
+
+/// What a port's interface does with a frame: hand it over if that was noted.
+pub(super) fn ingress(handoff: &Map) -> Vec<Insn> {
+    let mut a = Assembler::default();
+    a.mov(CX, 1);
+    a.store_constant(stack::ZERO, 0);
+    a.look_up(handoff, stack::ZERO);
+    a.jump_if_equal(0, 0, "next");
+    a.mov(NOTE, 0);
+    a.load32(TO, NOTE, 4);
+    a.jump_if_equal(TO, 0, "next");
+    a.constant(1, 0);
+    a.store32(NOTE, 1, 4);
+    // A note of another interface is not about this frame.
+    a.load32(1, NOTE, 0);
+    a.load32(2, CX, context::IFINDEX);
+    a.jump_unless_same(1, 2, "next");
+    a.mov(1, CX);
+    a.constant(2, PACKET_HOST);
+    a.call(helper::SKB_CHANGE_TYPE);
+    a.mov(1, TO);
+    a.constant(2, 0);
+    a.call(helper::REDIRECT_PEER);
+    a.exit();
+    a.label("next");
+    a.constant(0, NEXT);
+    a.exit();
+    a.finish()
+}
