@@ -20,7 +20,6 @@ use crate::dataplane::DataEvent;
 use crate::fastpath::epoch::Epoch;
 use crate::fastpath::offer::{Flow, Offers};
 use crate::fdb::{Fdb, FdbConfig};
-use crate::observe::Observers;
 use crate::router::neighbor::Neighbors;
 use crate::router::resolve::Ingress;
 use crate::router::{Extra, Forwarding, Lock};

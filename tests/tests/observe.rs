@@ -108,7 +108,7 @@ fn a_trace_says_what_then_happens() {
         .to_owned();
     let mac = |text: &str| tests::raw::mac(text);
     for frame in [
-        tests::raw::syn4(mac(&gateway), mac(&web.mac()), [172, 18, 0, 10], [172, 16, 0, 1], 40_001, 80),
+        tests::raw::syn4((mac(&gateway), mac(&web.mac())), ([172, 18, 0, 10], 40_001), ([172, 16, 0, 1], 80)),
         tests::raw::experiment(mac("ff:ff:ff:ff:ff:ff"), mac(&web.mac()), b"hello"),
     ] {
         let len = u32::try_from(frame.len()).expect("short");
@@ -162,6 +162,13 @@ fn captures_show_what_passes_and_what_is_dropped() {
         site.container("db", Way::PortAdd, "172.18.0.20"),
     );
     web.ping(&db);
+    // The kernel forwards this flow by itself now, where it can; those who watch see it all the same.
+    web.ns.run(&["ping", "-n", "-c12", "-i0.02", "-W2", "172.18.0.20"]).ok();
+    if site.json(&["status"])["fast_path"] == true {
+        wait_until("the kernel has the flow", s(5), || {
+            site.json(&["status"])["fast_flows"].as_u64() > Some(0)
+        });
+    }
     let port = capture(&site, &["web", "icmp and host 172.18.0.20"], "web.pcapng");
     let network = capture(&site, &["network", "default", "icmp"], "network.pcapng");
     let uplink = capture(&site, &["uplink"], "uplink.pcapng");
@@ -489,7 +496,7 @@ fn logged(variables: &[(&str, &str)]) -> String {
 #[test]
 fn the_log_suits_the_journal_and_programs() {
     let log = logged(&[("JOURNAL_STREAM", "8:1")]);
-    let line = log.lines().find(|l| l.contains("network-added")).unwrap_or_else(|| panic!("{log}"));
+    let line = log.lines().find(|l| l.contains("subject=\"other\"")).unwrap_or_else(|| panic!("{log}"));
     assert!(
         line.starts_with("<6>")
             && line.contains("kind=\"network-added\" subject=\"other\"")
@@ -498,7 +505,7 @@ fn the_log_suits_the_journal_and_programs() {
     );
     let log = logged(&[("SWD_LOG_FORMAT", "json")]);
     let objects = log.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-    let event = objects.into_iter().find(|o| o["kind"] == "network-added").unwrap_or_else(|| panic!("{log}"));
+    let event = objects.into_iter().find(|o| o["subject"] == "other").unwrap_or_else(|| panic!("{log}"));
     assert_eq!((event["level"].as_str(), event["subject"].as_str()), (Some("INFO"), Some("other")));
 }
 
@@ -506,12 +513,9 @@ fn the_log_suits_the_journal_and_programs() {
 fn top_draws_on_a_real_terminal_and_gives_it_back() {
     let site = Site::new();
     let _web = site.container("web", Way::PortAdd, "172.18.0.10");
-    let swctl = site.swctl_command(&["top"]);
-    let command = format!(
-        "stty rows 24 cols 80; {} --socket {} top",
-        swctl.get_program().to_string_lossy(),
-        site.socket().display()
-    );
+    let swctl = tests::process::binary("swctl");
+    let command =
+        format!("stty rows 24 cols 80; {} --socket {} top", swctl.display(), site.socket().display());
     let mut script = std::process::Command::new("script");
     script
         .args(["-qfec", &command, "/dev/null"])

@@ -81,7 +81,11 @@ fn counters<'a>(
     let kind = prometheus_client::metrics::MetricType::Counter;
     let mut family = encoder.encode_descriptor(name, help, unit, kind)?;
     for (labels, value) in values {
-        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        if labels.is_empty() {
+            family.encode_counter::<Labels<'_>, u64, u64>(&value, None)?;
+        } else {
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }
@@ -96,7 +100,12 @@ fn gauges<'a>(
     let kind = prometheus_client::metrics::MetricType::Gauge;
     let mut family = encoder.encode_descriptor(name, help, unit, kind)?;
     for (labels, value) in values {
-        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        if labels.is_empty() {
+            family.encode_gauge(&value)?;
+        } else {
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }
