@@ -425,7 +425,7 @@ impl Engine {
             return;
         };
         // Who watches wants to see every frame. What the kernel had ended with the snapshot that began it.
-        if snapshot.observers.is_some() {
+        if snapshot.observers.as_ref().is_some_and(|o| o.want_flow(from.network, from.id, to)) {
             return;
         }
         let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };

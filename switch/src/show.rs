@@ -119,7 +119,10 @@ fn describe_arp(bytes: &[u8]) -> String {
     match operation {
         ArpOperation::Request => format!("arp {source_protocol_addr} > {target_protocol_addr}"),
         ArpOperation::Reply => {
-            format!("arp {source_protocol_addr} > {target_protocol_addr} reply, at {source_hardware_addr}")
+            format!(
+                "arp {source_protocol_addr} > {target_protocol_addr} reply, at {}",
+                Mac(source_hardware_addr.0)
+            )
         }
         ArpOperation::Unknown(number) => format!("arp operation {number}"),
     }

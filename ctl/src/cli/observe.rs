@@ -27,7 +27,8 @@ impl Capture {
         // A filter may be one word to the shell or several.
         let mut words = self.words.iter().flat_map(|w| w.split_whitespace());
         let first = words.next().unwrap_or_default();
-        let mut named = || words.next().map(str::to_owned).ok_or(format!("'{first}' wants a name behind it"));
+        let mut named =
+            || words.next().map(str::to_owned).ok_or_else(|| format!("'{first}' wants a name behind it"));
         let (what, name) = match first {
             "drops" => (Watched::Drops, None),
             "uplink" => (Watched::Uplink, None),

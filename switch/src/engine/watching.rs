@@ -71,7 +71,7 @@ impl Engine {
         let wanted = observers.wants_drops();
         for (frame, from, reason) in dropped.drain(..).filter(|_| wanted) {
             let original = originals.get(frame).filter(|_| frame < batch.len());
-            observers.dropped(*now, from, reason, original.map_or_else(|| batch.wire(frame), |o| o));
+            observers.dropped(*now, from, reason, original.map_or_else(|| batch.wire(frame), Vec::as_slice));
         }
     }
 }

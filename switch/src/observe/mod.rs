@@ -151,6 +151,17 @@ impl Observers {
         }
     }
 
+    /// Whether somebody wants to see what is bridged from one port of a network to another: then the kernel must not
+    /// forward it past the workers.
+    pub(crate) fn want_flow(&self, network: NetworkId, from: PortId, to: PortId) -> bool {
+        let points = self.captures.iter().map(|c| c.point).chain(self.mirrors.iter().map(|m| m.of));
+        points.into_iter().any(|point| match point {
+            Point::Port(port) => port == from || port == to,
+            Point::Network(id) => id == network,
+            Point::Uplink(_) | Point::Drops => false,
+        })
+    }
+
     /// Whether somebody wants to see drops.
     pub(crate) fn wants_drops(&self) -> bool {
         self.captures.iter().any(|c| c.point == Point::Drops)
