@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -25,7 +24,7 @@ use crate::stage::Stage;
 use crate::sys::netns::NetNs;
 use crate::sys::packet::{OpenError, PacketSocket};
 use crate::trace::Tracer;
-use crate::verdict::DropCounters;
+use crate::verdict::{DropCounters, DropReason};
 use crate::worker::{self, Message, Worker};
 
 /// Makes the user's stages, once for each worker.
@@ -38,6 +37,8 @@ pub struct Config {
     pub workers: usize,
     /// Limits of the MAC table.
     pub fdb: FdbConfig,
+    /// Limits of connections, and the ports that they leave by.
+    pub nat: nat::Config,
     /// Let the kernel forward busy flows between veth ports, where it can.
     pub fast_path: bool,
 }
@@ -97,10 +98,10 @@ pub struct Totals {
     pub forwarded: u64,
     /// Answered by the switch itself.
     pub answered: u64,
-    /// Dropped, all reasons.
+    /// Dropped, all reasons but the next.
     pub dropped: u64,
-    /// Lost before they were received, because the workers did not keep up (`PACKET_STATISTICS`).
-    pub overflowed: u64,
+    /// Lost before they were received, because the workers did not keep up ([`DropReason::NotReceived`]).
+    pub not_received: u64,
 }
 
 #[derive(Debug)]
@@ -124,8 +125,7 @@ impl WorkerHandle {
 pub struct Dataplane {
     shared: Arc<Shared>,
     workers: Vec<WorkerHandle>,
-    sockets: Vec<Arc<PacketSocket>>,
-    overflowed: AtomicU64,
+    sockets: Mutex<Sockets>,
     generation: Mutex<u64>,
     taps: Mutex<Taps>,
     fast: Option<Arc<FastPath>>,
@@ -142,11 +142,34 @@ impl std::fmt::Debug for SpareStages {
     }
 }
 
+/// The packet sockets, to be asked for their losses.
+#[derive(Debug)]
+struct Sockets {
+    ports: Vec<Arc<PacketSocket>>,
+    /// By interface.
+    uplinks: HashMap<u32, Vec<Arc<PacketSocket>>>,
+}
+
+impl Sockets {
+    /// Frames that were lost since the last call.
+    fn take_losses(&self) -> u64 {
+        let all = self.ports.iter().chain(self.uplinks.values().flatten());
+        all.map(|socket| socket.take_losses()).sum()
+    }
+}
+
 /// The TAP devices that the workers hold.
 #[derive(Debug, Default)]
 struct Taps {
     last_serial: u64,
-    current: HashMap<PortId, TapId>,
+    current: HashMap<PortId, Tap>,
+}
+
+/// A TAP device with its queues, which the workers have too.
+#[derive(Debug)]
+struct Tap {
+    id: TapId,
+    queues: Vec<Arc<OwnedFd>>,
 }
 
 impl Dataplane {
@@ -161,7 +184,7 @@ impl Dataplane {
         let sockets = open_sockets(netns, count)?;
         let fast = config.fast_path.then(|| start_fast_path(netns, &sockets)).flatten();
         let epoch = fast.as_ref().map(|fast| Arc::clone(fast.epoch())).unwrap_or_default();
-        let (shared, events) = Shared::with_epoch(config.fdb, epoch);
+        let (shared, events) = Shared::with(config.fdb, config.nat.clone(), epoch);
         let mut workers = Vec::with_capacity(count);
         for (i, socket) in sockets.iter().enumerate() {
             let mut engine = Engine::new(Arc::clone(&shared), stages());
@@ -174,8 +197,7 @@ impl Dataplane {
         let dataplane = Self {
             shared,
             workers,
-            sockets,
-            overflowed: AtomicU64::new(0),
+            sockets: Mutex::new(Sockets { ports: sockets, uplinks: HashMap::new() }),
             generation: Mutex::default(),
             taps: Mutex::default(),
             spare_stages: SpareStages(Mutex::new(stages())),
@@ -203,26 +225,20 @@ impl Dataplane {
     }
 
     /// Gives a TAP port's queues to the workers, one each. With fewer queues than workers the rest sends by the first.
-    ///
-    /// # Errors
-    /// When a descriptor cannot be duplicated; then no worker has any.
-    pub fn add_tap(&self, port: PortId, queues: Vec<OwnedFd>) -> io::Result<()> {
-        let mut own = queues.into_iter();
-        let Some(first) = own.next() else { return Ok(()) };
-        let mut given = Vec::with_capacity(self.workers.len());
-        for worker in self.workers.iter().skip(1) {
-            let queue = own.next();
-            let receive = queue.is_some();
-            given.push((worker, queue.map_or_else(|| first.try_clone(), Ok)?, receive));
+    pub fn add_tap(&self, port: PortId, queues: Vec<OwnedFd>) {
+        let queues: Vec<_> = queues.into_iter().map(Arc::new).collect();
+        let Some(first) = queues.first() else { return };
+        let id = self.taps().add(port, queues.clone());
+        for (i, worker) in self.workers.iter().enumerate() {
+            let own = queues.get(i);
+            let queue = TapPort::new(id, Arc::clone(own.unwrap_or(first)));
+            worker.send(Message::AddTap { queue, receive: own.is_some() });
         }
-        let id = self.taps().add(port);
-        if let Some(worker) = self.workers.first() {
-            worker.send(Message::AddTap { queue: TapPort::new(id, first), receive: true });
-        }
-        for (worker, queue, receive) in given {
-            worker.send(Message::AddTap { queue: TapPort::new(id, queue), receive });
-        }
-        Ok(())
+    }
+
+    /// The queues of every TAP port.
+    pub fn tap_queues(&self) -> Vec<(PortId, Vec<Arc<OwnedFd>>)> {
+        self.taps().current.iter().map(|(port, tap)| (*port, tap.queues.clone())).collect()
     }
 
     /// Takes a TAP port's queues from the workers and closes them.
@@ -235,7 +251,7 @@ impl Dataplane {
 
     /// Whether this device stands behind its port still. An event may tell of one that was taken from the port since.
     pub fn has_tap(&self, tap: TapId) -> bool {
-        self.taps().current.get(&tap.port) == Some(&tap)
+        self.taps().current.get(&tap.port).is_some_and(|current| current.id == tap)
     }
 
     fn taps(&self) -> MutexGuard<'_, Taps> {
@@ -265,11 +281,15 @@ impl Dataplane {
             worker.send(Message::AddUplink(Box::new(ports)));
             sockets.push(socket);
         }
+        self.count_losses();
+        self.sockets().uplinks.insert(ifindex, sockets.clone());
         Ok(sockets)
     }
 
     /// Closes an uplink's sockets.
     pub fn remove_uplink(&self, ifindex: u32) {
+        self.count_losses();
+        self.sockets().uplinks.remove(&ifindex);
         for worker in &self.workers {
             worker.send(Message::RemoveUplink(ifindex));
         }
@@ -343,8 +363,20 @@ impl Dataplane {
         self.wake();
     }
 
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds up what the kernel counted. Its own counts begin anew with each look at them, and have 32 bits: it must be looked
+    /// at every few minutes.
+    pub fn count_losses(&self) {
+        let lost = self.sockets().take_losses();
+        self.shared.drops.add(DropReason::NotReceived, lost);
+    }
+
     /// Dropped frames by reason.
     pub fn drops(&self) -> &DropCounters {
+        self.count_losses();
         &self.shared.drops
     }
 
@@ -353,9 +385,7 @@ impl Dataplane {
     /// Costs a system call for each of them: for whoever reads counters, and every second while there are any.
     pub fn collect(&self) -> usize {
         let Some(fast) = &self.fast else { return 0 };
-        if fast.has_gaps() {
-            fast.follow(&self.snapshot());
-        }
+        fast.mend();
         self.shared.count_forwarded(fast.collect(&self.shared.fdb, worker::now()));
         fast.len()
     }
@@ -367,10 +397,10 @@ impl Dataplane {
 
     /// Frames by their end.
     pub fn totals(&self) -> Totals {
-        let lost: u64 = self.sockets.iter().filter_map(|s| s.take_losses().ok()).map(u64::from).sum();
-        let overflowed = self.overflowed.fetch_add(lost, Ordering::Relaxed) + lost;
+        let drops = self.drops();
         let (received, forwarded, answered) = self.shared.passed();
-        Totals { received, forwarded, answered, dropped: self.shared.drops.total(), overflowed }
+        let not_received = drops.get(DropReason::NotReceived);
+        Totals { received, forwarded, answered, dropped: drops.total(), not_received }
     }
 
     /// Ends the workers and closes their sockets.
@@ -386,10 +416,10 @@ impl Dataplane {
 }
 
 impl Taps {
-    fn add(&mut self, port: PortId) -> TapId {
+    fn add(&mut self, port: PortId, queues: Vec<Arc<OwnedFd>>) -> TapId {
         self.last_serial += 1;
         let id = TapId { port, serial: self.last_serial };
-        self.current.insert(port, id);
+        self.current.insert(port, Tap { id, queues });
         id
     }
 }

@@ -52,6 +52,8 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
+    /// Lost before a worker received it. The one reason that is not among the frames received.
+    NotReceived = "not-received", "swd did not take frames as fast as they came, so the kernel dropped some unseen. Give swd more CPU ('workers' in the configuration), or the senders less.";
     /// Shorter than an Ethernet header, or a length that its own headers contradict.
     Malformed = "malformed", "The frame is too short or contradicts itself. Capture on the port to see who sends it.";
     /// The offload header asks for something that the frame cannot satisfy.
@@ -101,7 +103,7 @@ drop_reasons! {
     /// A limit on new connections.
     ConnectionRate = "connection-rate", "The container opens connections faster than it may: a scan or a flood, else it recovers by itself. 'swctl conntrack watch' shows them.";
     /// No external port.
-    PortsExhausted = "ports-exhausted", "All external ports are in use towards this destination. Wait for some to end, end some with 'swctl conntrack flush', or spread the load over several destinations.";
+    PortsExhausted = "ports-exhausted", "All external ports are in use towards this destination. Widen the pool (nat.pool in the configuration), or end some with 'swctl conntrack flush'.";
     /// The target of a published port is not there.
     NoTarget = "no-target", "Nobody answers at the address that a published port leads to. See 'swctl published'; is the container attached with that address?";
     /// Not for this sender.
@@ -141,7 +143,12 @@ impl Default for DropCounters {
 impl DropCounters {
     /// Counts one frame.
     pub fn count(&self, reason: DropReason) {
-        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.add(reason, 1);
+    }
+
+    /// Counts some.
+    pub fn add(&self, reason: DropReason, frames: u64) {
+        self.0[reason as usize].fetch_add(frames, Ordering::Relaxed);
     }
 
     /// Frames dropped for this reason so far.
@@ -149,8 +156,9 @@ impl DropCounters {
         self.0[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Frames dropped so far, all reasons.
+    /// Frames received and dropped so far, all reasons: without those that were lost before.
     pub fn total(&self) -> u64 {
-        DropReason::ALL.iter().map(|r| self.get(*r)).sum()
+        let received = DropReason::ALL.iter().filter(|r| **r != DropReason::NotReceived);
+        received.map(|r| self.get(*r)).sum()
     }
 }

@@ -5,12 +5,11 @@ use std::fs;
 use std::process::Stdio;
 use std::thread;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::for_each_port_kind;
 use tests::netns::Namespace;
-use tests::process::{Background, TIMEOUT, ms, run_with_input, s, wait_until};
+use tests::process::{Background, TIMEOUT, ms, run_with_input, s, wait_for, wait_until};
 use tests::site::{GATEWAY, Site, Way};
 
 fn attach(site: &Site, way: Way, ns: &Namespace, more: &[&str]) -> String {
@@ -290,20 +289,21 @@ for_each_port_kind! {
 
     fn run_cleans_up_when_it_is_killed(way) {
         let site = Site::new();
-        for round in 0..2 {
+        for round in [0, 1] {
             let words = run_words(way, &["--name", "r1", "--ip", "172.18.0.10"], &["sleep", "1000"]);
             let child = Background::start(&mut site.swctl_command(&words), &site.file("run.log"));
             wait_until("it runs", s(10), || has_port(&site, "r1"));
-            wait_until("its command runs", s(10), || !children(child.pid()).is_empty());
-            let orphans = children(child.pid());
+            let is_sleep = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "sleep\n");
+            // In the second round swctl is killed as early as that: its child is not the command yet.
+            let command = wait_for("its command runs", s(10), || {
+                children(child.pid()).into_iter().find(|pid| round == 1 || is_sleep(pid))
+            });
             drop(child); // kill -9
-            // The command has not been told; when it ends, its namespace does, and swd cleans up.
-            for orphan in &orphans {
-                let pid = i32::try_from(*orphan).expect("a pid");
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+            wait_until("the command is gone, too", s(10), || {
+                let state = fs::read_to_string(format!("/proc/{command}/stat"));
+                state.is_err() || state.is_ok_and(|s| s.contains(") Z "))
+            });
             wait_until_clean(&site);
-            eprintln!("round {round} done");
         }
     }
 

@@ -64,7 +64,7 @@ fn interfaces() {
         run(command.arg(&socket).args(words), TIMEOUT)
     };
     let error = swctl(&["port", "add", "v1"]).one_line_error();
-    assert!(error.contains("v1"), "{error}");
+    assert!(error.contains("v1") && error.contains(site.name()), "{error}");
     // What one of them has is not taken along when the other one ends.
     swctl(&["port", "add", "v2"]).ok();
     refuses(&site, &["port", "add", "v2"], &["v2"]);

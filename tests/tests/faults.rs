@@ -247,6 +247,14 @@ fn an_interface_that_goes_down_comes_up_or_changes_is_followed() {
     }
     c1.ns.run(&["ping", "-n", "-c3", "-i0.1", "-Mdo", "-s8900", "172.18.0.20"]).ok();
 
+    switch.ip(&["link", "set", "v-c2", "address", "02:00:00:00:c2:02"]);
+    wait_until("the MAC is followed", s(10), || site.port("c2")["mac"] == "02:00:00:00:c2:02");
+    let mac = "02:00:00:00:c2:03";
+    c2.ns.ip(&["link", "set", "eth0", "address", mac]);
+    c1.ns.ip(&["neigh", "flush", "dev", "eth0"]);
+    c1.ping(&c2);
+    assert_eq!(site.fdb_port(mac).as_deref(), Some("c2"), "the container's new MAC is learned");
+
     switch.ip(&["link", "set", "v-c2", "down"]);
     switch.ip(&["link", "set", "v-c2", "name", "renamed"]);
     switch.ip(&["link", "set", "renamed", "up"]);

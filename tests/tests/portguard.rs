@@ -1,182 +1,23 @@
-//! Port guards and the relay for clients on the host, against a real kernel: a host namespace with a cable to an outside and
-//! one to a container. No swd: the two modules themselves.
+//! Port guards against a real kernel: who gets what answer from a port that is swd's.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::ops::RangeInclusive;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use switch::daemon::portguard::Protocol::{Tcp, Udp};
 use switch::daemon::portguard::Purpose::{Pool, Publish};
-use switch::daemon::portguard::{GuardError, GuardLimits, Guards, Mechanism, Protocol};
-use switch::daemon::relay::{Relay, RelayLimits};
-use switch::sys::netns::NetNs;
-use tests::netns::{Namespace, unique_name, veth};
-use tests::process::{Background, ms, python, s, wait_until};
-
-/// The host's addresses, towards the outside and towards the container; those two; and their ports.
-const HOST: [&str; 2] = ["10.9.0.1", "[fd09::1]"];
-const CONTAINER: [&str; 2] = ["172.30.0.2", "[fd30::2]"];
-const LOCAL: [&str; 5] = ["127.0.0.1", "[::1]", "10.9.0.1", "[fd09::1]", "172.30.0.1"];
-/// Long enough for an answer over a cable, short enough to wait for none.
-const SILENCE: Duration = Duration::from_millis(400);
-
-struct Site {
-    host: Namespace,
-    outside: Namespace,
-    container: Namespace,
-}
-
-impl Site {
-    fn new() -> Self {
-        let named = || Namespace::named(&format!("pg-{}", unique_name()));
-        let site = Self { host: named(), outside: named(), container: named() };
-        veth(("out0", &site.host), ("eth0", &site.outside));
-        veth(("sw0", &site.host), ("eth0", &site.container));
-        for (ns, dev, v4, v6) in [
-            (&site.host, "out0", "10.9.0.1/24", "fd09::1/64"),
-            (&site.outside, "eth0", "10.9.0.2/24", "fd09::2/64"),
-            (&site.host, "sw0", "172.30.0.1/24", "fd30::1/64"),
-            (&site.container, "eth0", "172.30.0.2/24", "fd30::2/64"),
-        ] {
-            ns.ip(&["addr", "add", v4, "dev", dev]);
-            ns.ip(&["addr", "add", v6, "dev", dev, "nodad"]);
-        }
-        // Each refusal is to be seen: without this, some seconds' worth of them are not sent.
-        for limit in ["net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0"] {
-            site.host.run(&["sysctl", "-qw", limit]).ok();
-        }
-        site
-    }
-
-    fn netns(&self) -> NetNs {
-        NetNs::open(&self.host.path()).expect("the host's namespace")
-    }
-
-    /// Guards and a relay that leads every port to the same port plus 10,000 of the container, family by family.
-    fn start(&self, mechanism: Option<Mechanism>) -> (Guards, Relay) {
-        let limits = GuardLimits { mechanism, ..GuardLimits::default() };
-        let (guards, sockets) = Guards::with_limits(&self.netns(), limits).expect("guards");
-        assert_eq!(guards.mechanism(), mechanism.unwrap_or(Mechanism::Lookup), "{:?}", guards.refusal());
-        let limits = RelayLimits { connections: 50, sessions: 50 };
-        let relay = Relay::start(sockets, Arc::new(|_, dialled, _| Some(target(dialled))), limits);
-        (guards, relay.expect("relay"))
-    }
-
-    fn dial(&self, address: &str) -> std::io::Result<TcpStream> {
-        self.host.tcp_connect(address, s(5))
-    }
-}
-
-fn target(dialled: SocketAddr) -> SocketAddr {
-    let address = CONTAINER[usize::from(dialled.is_ipv6())];
-    format!("{address}:{}", dialled.port() + 10_000).parse().expect("an address")
-}
-
-fn each_mechanism(test: impl Fn(Mechanism)) {
-    for mechanism in [Mechanism::Lookup, Mechanism::Sockets] {
-        eprintln!("with {mechanism:?}");
-        test(mechanism);
-    }
-}
-
-/// What a dialler gets at a port: a connection, a refusal, or nothing.
-fn tcp(from: &Namespace, address: &str) -> Result<(), ErrorKind> {
-    from.tcp_connect(address, SILENCE).map(drop).map_err(|e| e.kind())
-}
-
-/// The same for UDP: a refusal, or nothing.
-fn udp(from: &Namespace, address: &str) -> Result<(), ErrorKind> {
-    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-    let socket = from.udp(any);
-    socket.connect(address).expect("connect");
-    socket.set_read_timeout(Some(SILENCE)).expect("timeout");
-    socket.send(b"anybody there?").expect("send");
-    socket.recv(&mut [0; 100]).map(drop).map_err(|e| e.kind())
-}
-
-/// No answer, and no refusal either.
-#[track_caller]
-fn silent(answer: Result<(), ErrorKind>) {
-    assert!(matches!(answer, Err(ErrorKind::TimedOut | ErrorKind::WouldBlock)), "not silent: {answer:?}");
-}
-
-#[track_caller]
-fn refused(answer: Result<(), ErrorKind>) {
-    assert_eq!(answer, Err(ErrorKind::ConnectionRefused));
-}
-
-/// Refused from now on. Not at once: other threads of this process start programs, and between fork and exec those have
-/// copies of the sockets that were just closed.
-#[track_caller]
-fn free(from: &Namespace, address: &str) {
-    let is_free = |ask: fn(&Namespace, &str) -> _| ask(from, address) == Err(ErrorKind::ConnectionRefused);
-    wait_until(address, s(5), || is_free(tcp) && is_free(udp));
-}
-
-/// Connected at most, and reset at once.
-#[track_caller]
-fn reset(connection: std::io::Result<TcpStream>) {
-    let end = connection.and_then(|mut stream| stream.read(&mut [0]));
-    assert_eq!(end.map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
-}
-
-/// An HTTP server that says who asked; until the test's process ends.
-fn web(ns: &Namespace, address: &str) {
-    serve(ns.tcp_listen(address), |mut stream| {
-        let mut request = Vec::new();
-        let mut byte = [0];
-        while !request.ends_with(b"\r\n\r\n") {
-            if stream.read(&mut byte).unwrap_or(0) == 0 {
-                return;
-            }
-            request.push(byte[0]);
-        }
-        let peer = stream.peer_addr().expect("peer").ip();
-        drop(write!(stream, "HTTP/1.0 200 OK\r\n\r\nyou are {peer}\n"));
-    });
-}
-
-fn serve(listener: TcpListener, each: impl Fn(TcpStream) + Send + Sync + 'static) {
-    let each = Arc::new(each);
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let each = Arc::clone(&each);
-            thread::spawn(move || each(stream));
-        }
-    });
-}
-
-/// A UDP server that sends back what it gets, and how long it was.
-fn echo(ns: &Namespace, address: &str) {
-    let socket = ns.udp(address);
-    thread::spawn(move || {
-        let mut buffer = vec![0; 1 << 16];
-        while let Ok((n, from)) = socket.recv_from(&mut buffer) {
-            drop(socket.send_to(&buffer[..n], from));
-        }
-    });
-}
-
-/// A Python program in the host's namespace that has a port.
-fn squatter(site: &Site, what: &str) -> (Background, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("folder");
-    let program = format!("import socket,time\ns=socket.{what}\nprint('ready',flush=True)\ntime.sleep(60)");
-    let log = folder.path().join("log");
-    let python = python().to_str().expect("path").to_owned();
-    let started = site.host.start(&[&python, "-c", &program], &log);
-    wait_until("the program has its port", s(10), || started.log().contains("ready"));
-    (started, folder)
-}
+use switch::daemon::portguard::{GuardError, GuardLimits, Guards, Mechanism};
+use tests::guarded::{
+    Guarded, HOST, LOCAL, each_mechanism, echo, free, own_all, refused, serve, silent, squatter, tcp, udp,
+};
+use tests::process::{Background, binary, s, wait_until};
 
 #[test]
 fn the_outside_hears_nothing_from_our_ports_and_a_refusal_from_others() {
     each_mechanism(|mechanism| {
-        let site = Site::new();
+        let site = Guarded::new();
         let (mut guards, _relay) = site.start(Some(mechanism));
         for protocol in [Tcp, Udp] {
             guards.own(protocol, 61_000..=61_100, Pool).expect("own");
@@ -210,7 +51,7 @@ fn the_outside_hears_nothing_from_our_ports_and_a_refusal_from_others() {
 
 #[test]
 fn a_port_of_the_pool_is_refused_to_the_host_itself_and_stays_the_pools_after_a_publish() {
-    let site = Site::new();
+    let site = Guarded::new();
     let (mut guards, _relay) = site.start(None);
     guards.own(Tcp, 61_000..=65_535, Pool).expect("own");
     for local in LOCAL {
@@ -228,7 +69,7 @@ fn a_port_of_the_pool_is_refused_to_the_host_itself_and_stays_the_pools_after_a_
 
 #[test]
 fn the_hosts_own_connections_and_servers_are_undisturbed() {
-    let site = Site::new();
+    let site = Guarded::new();
     let answer = |mut stream: TcpStream| {
         let mut buffer = [0; 64];
         while let Ok(n @ 1..) = stream.read(&mut buffer) {
@@ -269,196 +110,13 @@ fn the_hosts_own_connections_and_servers_are_undisturbed() {
 }
 
 #[test]
-fn curl_on_the_host_reaches_the_container_by_every_address() {
-    each_mechanism(|mechanism| {
-        let site = Site::new();
-        let (mut guards, relay) = site.start(Some(mechanism));
-        for port in [15_000, 16_001] {
-            web(&site.container, &format!("[::]:{port}"));
-        }
-        guards.own(Tcp, 5000..=5000, Publish).expect("own");
-        guards.own(Tcp, 6000..=6100, Publish).expect("own");
-        for local in LOCAL.iter().chain(&["[fd30::1]"]) {
-            for port in [5000, 6001] {
-                let url = format!("http://{local}:{port}/");
-                let got = site.host.run(&["curl", "-sS", "-m5", "-g", &url]).ok().stdout;
-                let gateway = if local.starts_with('[') { "fd30::1" } else { "172.30.0.1" };
-                assert!(got.contains(gateway), "{url}: {got}");
-            }
-        }
-        // The container does not listen there: a reset at once.
-        let start = Instant::now();
-        reset(site.dial("127.0.0.1:6002"));
-        assert!(start.elapsed() < ms(500));
-        wait_until("nothing is open", s(2), || relay.counts().open == 0);
-        assert_eq!(relay.counts().refused, 1);
-        // Released: refused by the stack.
-        guards.release(Tcp, 5000..=5000, Publish).expect("release");
-        free(&site.host, "127.0.0.1:5000");
-    });
-}
-
-#[test]
-fn each_half_of_a_connection_ends_by_itself() {
-    let site = Site::new();
-    let (mut guards, relay) = site.start(None);
-    guards.own(Tcp, 5000..=5001, Publish).expect("own");
-    // Reads to the end, then answers with what it got; 3 MB are more than all buffers on the way.
-    serve(site.container.tcp_listen("0.0.0.0:15000"), |mut stream| {
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).expect("read");
-        thread::sleep(ms(100));
-        stream.write_all(&all).expect("write");
-    });
-    let sent: Vec<u8> = (0..3_000_003_u32).map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()[0]).collect();
-    let mut stream = site.dial("127.0.0.1:5000").expect("connect");
-    stream.set_read_timeout(Some(s(10))).expect("timeout");
-    stream.write_all(&sent).expect("write");
-    stream.shutdown(Shutdown::Write).expect("shutdown");
-    let mut got = Vec::new();
-    stream.read_to_end(&mut got).expect("read");
-    assert!(got == sent, "{} bytes", got.len());
-    drop(stream);
-
-    // The other way round: the container ends first, and goes on reading.
-    let (told, heard) = std::sync::mpsc::channel();
-    let told = Mutex::new(told);
-    serve(site.container.tcp_listen("0.0.0.0:15001"), move |mut stream| {
-        stream.shutdown(Shutdown::Write).expect("shutdown");
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).expect("read");
-        told.lock().expect("lock").send(all).expect("send");
-    });
-    let mut stream = site.dial("10.9.0.1:5001").expect("connect");
-    assert_eq!(stream.read(&mut [0]).expect("the end"), 0);
-    stream.write_all(b"still here").expect("write");
-    drop(stream);
-    assert_eq!(heard.recv_timeout(s(5)).expect("what the container got"), b"still here");
-    wait_until("nothing is open", s(2), || relay.counts().open == 0);
-}
-
-#[test]
-fn a_reset_travels_and_a_full_receiver_stops_the_sender() {
-    let site = Site::new();
-    let (mut guards, relay) = site.start(None);
-    guards.own(Tcp, 5000..=5000, Publish).expect("own");
-    let listener = site.container.tcp_listen("0.0.0.0:15000");
-    let mut stream = site.dial("127.0.0.1:5000").expect("connect");
-    let (mut accepted, _) = listener.accept().expect("accept");
-    // Nobody reads: the sender is stopped after what the buffers hold.
-    stream.set_write_timeout(Some(ms(300))).expect("timeout");
-    let chunk = vec![7; 1 << 16];
-    let mut sent = 0;
-    while sent < 200_000_000 {
-        match stream.write(&chunk) {
-            Ok(n) => sent += n,
-            Err(_) => break,
-        }
-    }
-    assert!(sent < 100_000_000, "{sent} bytes and no end");
-    let mut buffer = vec![0; 1 << 16];
-    let mut got = 0;
-    accepted.set_read_timeout(Some(s(5))).expect("timeout");
-    while got < sent {
-        let n = accepted.read(&mut buffer).expect("read");
-        assert!(n > 0 && buffer[..n].iter().all(|b| *b == 7));
-        got += n;
-    }
-    assert_eq!(relay.counts().open, 1);
-    relay.end(Tcp, 5000..=5000);
-    assert!(accepted.read(&mut buffer).is_err());
-    assert!(stream.read(&mut buffer).is_err());
-    wait_until("nothing is open", s(2), || relay.counts().open == 0);
-}
-
-#[test]
-fn a_connection_too_many_is_reset_and_the_others_stay() {
-    let site = Site::new();
-    let (mut guards, relay) = site.start(None);
-    guards.own(Tcp, 5000..=5000, Publish).expect("own");
-    let listener = site.container.tcp_listen("0.0.0.0:15000");
-    let mut open: Vec<_> = (0..50).map(|_| site.dial("127.0.0.1:5000").expect("connect")).collect();
-    let mut held: Vec<_> = (0..50).map(|_| listener.accept().expect("accept").0).collect();
-    reset(site.dial("127.0.0.1:5000"));
-    assert_eq!((relay.counts().overflowed, relay.counts().open), (1, 50));
-    for end in &mut held {
-        end.write_all(b"x").expect("write");
-    }
-    for stream in &mut open {
-        stream.set_read_timeout(Some(s(2))).expect("timeout");
-        stream.read_exact(&mut [0]).expect("read");
-    }
-    relay.end_target("172.30.0.2".parse().expect("address"));
-    wait_until("nothing is open", s(2), || relay.counts().open == 0);
-}
-
-#[test]
-fn datagrams_are_answered_from_the_address_that_was_dialled() {
-    each_mechanism(|mechanism| {
-        let site = Site::new();
-        let (mut guards, relay) = site.start(Some(mechanism));
-        for port in [15_000, 16_001] {
-            echo(&site.container, &format!("[::]:{port}"));
-        }
-        guards.own(Udp, 5000..=5000, Publish).expect("own");
-        guards.own(Udp, 6000..=6010, Publish).expect("own");
-        let mut sessions = 0;
-        for local in LOCAL {
-            for port in [5000, 6001] {
-                let dialled: SocketAddr = format!("{local}:{port}").parse().expect("address");
-                // Not connected: it would take an answer from anywhere.
-                let client = site.host.udp(if dialled.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" });
-                client.set_read_timeout(Some(s(2))).expect("timeout");
-                for length in [0, 1, 1400, 40_000] {
-                    client.send_to(&vec![9; length], dialled).expect("send");
-                    let mut buffer = vec![0; 1 << 16];
-                    let (n, from) = client.recv_from(&mut buffer).expect("an answer");
-                    assert_eq!((n, from), (length, dialled));
-                }
-                sessions += 1;
-                assert_eq!(relay.counts().open, sessions);
-            }
-        }
-        // The container's port is closed: nothing comes, and it goes on when the port opens.
-        let client = site.host.udp("0.0.0.0:0");
-        client.connect("127.0.0.1:6002").expect("connect");
-        client.set_read_timeout(Some(s(1))).expect("timeout");
-        client.send(b"too early").expect("send");
-        thread::sleep(ms(50));
-        echo(&site.container, "0.0.0.0:16002");
-        client.send(b"now").expect("send");
-        let mut buffer = [0; 20];
-        assert_eq!(client.recv(&mut buffer).expect("an answer"), 3);
-        relay.end(Udp, 5000..=6010);
-        wait_until("nothing is open", s(2), || relay.counts().open == 0);
-    });
-}
-
-#[test]
-fn old_sessions_make_room_for_new_ones() {
-    let site = Site::new();
-    let (mut guards, relay) = site.start(None);
-    echo(&site.container, "0.0.0.0:15000");
-    guards.own(Udp, 5000..=5000, Publish).expect("own");
-    let clients: Vec<UdpSocket> = (0..80).map(|_| site.host.udp("127.0.0.1:0")).collect();
-    for client in &clients {
-        client.connect("127.0.0.1:5000").expect("connect");
-        client.set_read_timeout(Some(s(2))).expect("timeout");
-        client.send(b"x").expect("send");
-        client.recv(&mut [0; 4]).expect("an answer");
-    }
-    let counts = relay.counts();
-    assert_eq!((counts.open, counts.evicted), (50, 30));
-}
-
-#[test]
 fn a_port_that_a_program_has_is_not_taken_from_it() {
     for (mechanism, publish) in [
         (Mechanism::Lookup, 5000..=5000),
         (Mechanism::Lookup, 4000..=6000),
         (Mechanism::Sockets, 4990..=5010),
     ] {
-        let site = Site::new();
+        let site = Guarded::new();
         let (mut guards, _relay) = site.start(Some(mechanism));
         for (protocol, what) in [
             (Tcp, "create_server(('127.0.0.1',5000))"),
@@ -488,7 +146,7 @@ fn a_port_that_a_program_has_is_not_taken_from_it() {
 
 #[test]
 fn nobody_takes_a_port_of_ours_unnoticed() {
-    let site = Site::new();
+    let site = Guarded::new();
     let (mut guards, _relay) = site.start(None);
     guards.own(Tcp, 5000..=5000, Publish).expect("own");
     guards.own(Tcp, 6000..=6010, Publish).expect("own");
@@ -508,7 +166,7 @@ fn nobody_takes_a_port_of_ours_unnoticed() {
 #[test]
 fn a_port_published_at_one_address_is_the_hosts_at_others() {
     each_mechanism(|mechanism| {
-        let site = Site::new();
+        let site = Guarded::new();
         site.host.ip(&["addr", "add", "10.9.0.3/24", "dev", "out0"]);
         let (mut guards, _relay) = site.start(Some(mechanism));
         let _listener = site.host.tcp_listen("10.9.0.3:5000");
@@ -533,7 +191,7 @@ fn a_port_published_at_one_address_is_the_hosts_at_others() {
 #[test]
 fn all_ports_cost_no_more_than_one() {
     let descriptors = || std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
-    let site = Site::new();
+    let site = Guarded::new();
     let before = descriptors();
     let (mut guards, _relay) = site.start(None);
     let start = Instant::now();
@@ -543,7 +201,7 @@ fn all_ports_cost_no_more_than_one() {
     let took = start.elapsed();
     let used = descriptors().saturating_sub(before);
     eprintln!("1-65535, TCP and UDP: {took:?}, {used} descriptors with relay");
-    assert!(took < ms(50), "{took:?}");
+    assert!(took < s(1), "{took:?}");
     // Other tests of this binary may run beside: theirs count, too.
     assert!(used < 100, "{used}");
     let start = Instant::now();
@@ -551,12 +209,12 @@ fn all_ports_cost_no_more_than_one() {
         guards.own(Tcp, port..=port, Publish).expect("own");
     }
     eprintln!("500 single publishes: {:?}", start.elapsed());
-    assert!(start.elapsed() < s(2));
+    assert!(start.elapsed() < s(10));
 }
 
 #[test]
 fn without_bpf_there_is_a_limit_that_says_so() {
-    let site = Site::new();
+    let site = Guarded::new();
     let limits = GuardLimits { mechanism: Some(Mechanism::Sockets), ports: 300, ..GuardLimits::default() };
     let (mut guards, _sockets) = Guards::with_limits(&site.netns(), limits).expect("guards");
     guards.own(Tcp, 61_000..=61_199, Pool).expect("own");
@@ -567,41 +225,13 @@ fn without_bpf_there_is_a_limit_that_says_so() {
     guards.own(Tcp, 61_005..=61_005, Publish).expect_err("no room");
 }
 
-/// A process that owns ports until it is killed; see the next test.
-#[test]
-#[ignore = "run by the next test"]
-fn owner() {
-    let Ok(path) = std::env::var("PG_HOST") else { return };
-    let host = NetNs::open(path.as_ref()).expect("namespace");
-    let mechanism =
-        Some(if std::env::var("PG_BPF").is_ok() { Mechanism::Lookup } else { Mechanism::Sockets });
-    let limits = GuardLimits { mechanism, ..GuardLimits::default() };
-    let (mut guards, sockets) = Guards::with_limits(&host, limits).expect("guards");
-    let _relay =
-        Relay::start(sockets, Arc::new(|_, dialled, _| Some(target(dialled))), RelayLimits::default())
-            .expect("relay");
-    own_all(&mut guards, &[Tcp, Udp], &(5000..=5100));
-    println!("owned");
-    thread::sleep(s(60));
-}
-
-fn own_all(guards: &mut Guards, protocols: &[Protocol], ports: &RangeInclusive<u16>) {
-    for protocol in protocols {
-        guards.own(*protocol, ports.clone(), Publish).expect("own");
-        guards.own(*protocol, *ports.start()..=*ports.start(), Publish).expect("own");
-    }
-}
-
 #[test]
 fn a_killed_owner_leaves_nothing_behind() {
-    for bpf in [true, false] {
-        let site = Site::new();
+    for mechanism in ["lookup", "sockets"] {
+        let site = Guarded::new();
         let folder = tempfile::tempdir().expect("folder");
-        let mut command = std::process::Command::new(std::env::current_exe().expect("this test"));
-        command.args(["--ignored", "--exact", "owner", "--nocapture"]).env("PG_HOST", site.host.path());
-        if bpf {
-            command.env("PG_BPF", "1");
-        }
+        let mut command = Command::new(binary("guard-owner"));
+        command.arg(site.host.path()).arg(mechanism);
         let mut owner = Background::start(&mut command, &folder.path().join("log"));
         wait_until("the ports are owned", s(10), || owner.log().contains("owned"));
         silent(tcp(&site.outside, "10.9.0.1:5050"));

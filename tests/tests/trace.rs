@@ -8,7 +8,6 @@ use nat::{Endpoint, Protocol, Rule};
 use switch::batch::Source;
 use switch::frame::Offload;
 use switch::mac::Mac;
-use switch::port::memory::MemoryPorts;
 use switch::router::nat_network;
 use switch::router::owned::OwnedPorts;
 use switch::router::resolve::Hop;
@@ -162,10 +161,9 @@ fn words(dice: &mut Dice, own: &str) -> String {
 
 /// What came out of every port and the uplink, sorted.
 fn sent(lab: &mut Lab, ports: &[PortId]) -> Vec<(Option<PortId>, Vec<u8>)> {
-    let mut all = Vec::new();
-    for port in ports.iter().copied().chain([MemoryPorts::UPLINK]) {
-        let id = (port != MemoryPorts::UPLINK).then_some(port);
-        all.extend(lab.take_all(port).into_iter().map(|frame| (id, frame.bytes)));
+    let mut all: Vec<_> = lab.take_outside(UPLINK).into_iter().map(|frame| (None, frame.bytes)).collect();
+    for port in ports {
+        all.extend(lab.take_all(*port).into_iter().map(|frame| (Some(*port), frame.bytes)));
     }
     all.sort();
     all

@@ -2,19 +2,19 @@
 //!
 //! A namespace belongs to a thread: one makes a new one with `unshare`, swd attaches it by that thread's entry in
 //! `/proc`, and the command, started from the same thread, is born in it. So nothing needs a name or a mount, and the
-//! namespace is gone with its last process, however that ends: should swctl be killed, swd finds the interface gone
-//! and cleans up.
+//! namespace is gone with its last process, however that ends: should swctl be killed, the kernel kills the command (see
+//! [`child`]), and swd finds the interface gone and cleans up.
 //!
 //! The command stays in swctl's process group, so the terminal treats both as one job. See [`signals`] for what that
 //! means for signals.
 
+mod child;
 mod namespace;
 mod signals;
 
 use std::{
-    io,
     os::unix::process::ExitStatusExt,
-    process::{self, Child, Command, ExitCode, ExitStatus},
+    process::{self, Child, ExitCode, ExitStatus},
 };
 
 use anyhow::{Context, bail};
@@ -24,25 +24,19 @@ use ctl::{
     spec::PublishedPorts,
 };
 
+pub(crate) use self::child::become_command;
 use self::{
     namespace::Namespace,
     signals::{Signal, Signals},
 };
 use crate::{cli, table};
 
-/// The command is there, but cannot be executed.
-const NOT_EXECUTABLE: u8 = 126;
-/// There is no such command.
-const NOT_FOUND: u8 = 127;
 /// What shells add to the number of the signal that killed a command.
 const SIGNALLED: i32 = 128;
 
 /// `swctl run`: the exit code is that of the command.
 pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCode> {
-    let cli::Run { mut endpoint, publish, command: words } = run;
-    let [program, arguments @ ..] = words.as_slice() else { bail!("no command to run") };
-    let mut command = Command::new(program);
-    command.args(arguments);
+    let cli::Run { mut endpoint, publish, command } = run;
 
     // First of all: from here on a signal leads to the cleaning up.
     let mut signals = Signals::catch().context("cannot handle signals")?;
@@ -70,12 +64,9 @@ pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCo
         return Err(e);
     }
 
-    let code = match namespace.spawn(command).await {
+    let code = match namespace.spawn(child::command(&command)).await {
         Ok(child) => supervise(child, &mut signals).await.map(exit_code),
-        Err(e) => {
-            eprintln!("error: {}", table::printable(&format!("cannot run '{}': {e}", program.display())));
-            Ok(ExitCode::from(if e.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE }))
-        }
+        Err(e) => Err(e).context("cannot start a process"),
     };
     take_back(client, &published, &name).await;
     code
@@ -163,7 +154,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_is_waited_for_and_gets_forwarded_signals() {
         let mut signals = Signals::catch().unwrap();
-        let mut command = Command::new("sh");
+        let mut command = process::Command::new("sh");
         command.args(["-c", "trap 'exit 7' TERM; kill -TERM $PPID; while :; do sleep 0.05; done"]);
         let child = command.spawn().unwrap();
         assert_eq!(supervise(child, &mut signals).await.unwrap().code(), Some(7));

@@ -1,7 +1,7 @@
 //! `swctl status`, `swctl drops`.
 
 use ctl::{
-    api::{DropCount, Status},
+    api::{DropCount, Guards, Status},
     client::Client,
 };
 use jiff::{Timestamp, Unit};
@@ -37,11 +37,14 @@ fn describe(status: &Status, now: Timestamp) -> String {
             "fast path",
             if status.fast_path { format!("{} flows", status.fast_flows) } else { "off".to_owned() },
         ),
-        ("Connections", status.connections.to_string()),
+        ("Connections", format!("{} of {}", status.connections, status.max_connections)),
+        ("Pool", table::optional(status.pool.as_deref())),
+        ("Port guards", table::optional(status.guards.map(Guards::name))),
         ("Received", status.received.to_string()),
         ("Forwarded", status.forwarded.to_string()),
         ("Answered", status.answered.to_string()),
         ("Dropped", status.drops.to_string()),
+        ("Not received", status.not_received.to_string()),
     ])
 }
 
@@ -74,7 +77,11 @@ mod tests {
             received: 6,
             forwarded: 7,
             answered: 8,
+            not_received: 10,
             fdb_entries: 9,
+            max_connections: 10,
+            pool: None,
+            guards: Some(Guards::Bpf),
             fast_path: true,
             fast_flows: 2,
         };
@@ -83,17 +90,18 @@ mod tests {
         assert_eq!(
             lines[..4],
             [
-                "Instance     swd (version 0.1.0, process 42)",
-                "State        ready",
-                "Up           1h 2m, since 2026-11-21T20:00:00Z",
-                "Uplink       -",
+                "Instance      swd (version 0.1.0, process 42)",
+                "State         ready",
+                "Up            1h 2m, since 2026-11-21T20:00:00Z",
+                "Uplink        -",
             ]
         );
-        assert_eq!(lines.last(), Some(&"Dropped      5"));
+        assert_eq!(lines[lines.len() - 2..], ["Dropped       5", "Not received  10"]);
+        assert!(lines.contains(&"Connections   4 of 10") && lines.contains(&"Port guards   bpf"), "{text}");
 
         // The clock was set back since.
         let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());
-        assert!(text.contains("\nUp           0s, since "), "{text}");
+        assert!(text.contains("\nUp            0s, since "), "{text}");
     }
 
     #[test]

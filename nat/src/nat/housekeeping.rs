@@ -42,7 +42,25 @@ impl Nat {
     /// The next fragment that had come before the first of its datagram and is translated now, with its way. To be asked
     /// after each [`crate::Verdict::Forward`], and sent after that packet. Its hop limit is as it arrived.
     pub fn next_released(&mut self) -> Option<(Forward, Vec<u8>)> {
-        self.released.pop_front()
+        self.released.pop_front().map(|(forward, bytes, _)| (forward, bytes))
+    }
+
+    /// Drops what [`Self::next_released`] has not given: the packet that it was to follow was not sent.
+    pub fn discard_released(&mut self) {
+        while let Some((_, _, only_here)) = self.released.pop_front() {
+            self.fragments.lose(1, only_here);
+        }
+    }
+
+    /// How many fragments of [`Self::outbound`] and [`Self::routed`] are held.
+    pub const fn held_fragments(&self) -> usize {
+        self.fragments.waiting()
+    }
+
+    /// How many of them were dropped since this was asked last, because their first one did not come in time or was not
+    /// sent. Of [`Self::inbound`] and [`Self::hairpin`] copies are held, which nobody misses.
+    pub const fn take_lost_fragments(&mut self) -> u64 {
+        self.fragments.take_lost()
     }
 
     /// Sets how a network is translated. Holds for connections from now on; timeouts also for existing ones.

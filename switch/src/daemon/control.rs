@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use super::apply::ApplyError;
 use super::desired::{self, Class, Desired, EditError, Origin, Port, Static};
 use super::events::Events;
-use super::keeper::Keeper;
+use super::keeper::{Ending, Keeper};
 use super::links::{Conn, LinkError};
 use super::live::Live;
 use super::namespace::{self, NETNS_DIR};
@@ -34,6 +34,8 @@ pub struct Daemon {
     pub(super) name: String,
     pub(super) workers: usize,
     pub(super) uplink: Option<String>,
+    /// Settings of the translator.
+    pub(super) nat: ctl::config::Nat,
     pub(super) outside: Outside,
     pub(super) started: Timestamp,
     pub(super) desired: Desired,
@@ -95,15 +97,32 @@ impl Error {
 }
 
 impl Daemon {
-    /// Starts another keeper where it was killed.
-    pub(super) fn check_keeper(&mut self) {
-        if self.keeper.netns().is_ok() {
-            return;
+    /// Starts another keeper where it was killed, and gives it what the first one had. Tells when it ends; none where there
+    /// is no keeper to be had.
+    pub(super) fn check_keeper(&mut self) -> Option<Ending> {
+        if self.keeper.netns().is_err() {
+            tracing::warn!("the keeper is gone; another one is started");
+            match namespace::start_keeper(&self.name, &self.runtime_dir, &self.switch_netns) {
+                Ok(keeper) => self.keeper = keeper,
+                Err(e) => {
+                    tracing::error!("TAP ports end with this swd: {e}");
+                    return None;
+                }
+            }
+            for (port, queues) in self.dataplane.tap_queues() {
+                let Some(name) = self.live.port_name(port) else { continue };
+                if let Err(e) = self.keeper.put(name, &queues) {
+                    tracing::error!("TAP port {name} ends with this swd: {e}");
+                }
+            }
         }
-        tracing::warn!("the keeper is gone: TAP ports that are attached now end with this swd");
-        match namespace::start_keeper(&self.name, &self.runtime_dir, &self.switch_netns) {
-            Ok(keeper) => self.keeper = keeper,
-            Err(e) => tracing::error!("{e}"),
+        self.keeper.watch().ok()
+    }
+
+    /// Keeps the state's journal short.
+    pub(super) fn tidy(&mut self) {
+        if let Err(e) = self.store.tidy(&self.desired) {
+            tracing::warn!("{e}");
         }
     }
 
@@ -113,13 +132,7 @@ impl Daemon {
         self.store.save(&new)?;
         let old = std::mem::replace(&mut self.desired, new);
         let (down, up): (Vec<_>, Vec<_>) = steps.into_iter().partition(|s| {
-            matches!(
-                s,
-                Action::RemoveStatic(_)
-                    | Action::RemovePort(_)
-                    | Action::RemoveNetwork(_)
-                    | Action::RemovePublish(_)
-            )
+            matches!(s, Action::RemoveStatic(_) | Action::RemovePort(_) | Action::RemoveNetwork(_))
         });
         if !down.is_empty() {
             self.take_down(&down, &old).await;

@@ -38,6 +38,7 @@ const MAX_CLIENTS: usize = 8;
 /// The daemon's end.
 #[derive(Debug)]
 pub struct Keeper {
+    socket: PathBuf,
     stream: UnixStream,
     /// Where this daemon started it: to be waited for.
     child: Option<Child>,
@@ -50,7 +51,7 @@ impl Keeper {
         let patience = Some(Duration::from_secs(2));
         stream.set_read_timeout(patience).ok()?;
         stream.set_write_timeout(patience).ok()?;
-        Some(Self { stream, child: None })
+        Some(Self { socket: socket.to_owned(), stream, child: None })
     }
 
     /// Starts one that holds `netns`.
@@ -83,6 +84,16 @@ impl Keeper {
         Ok(keeper)
     }
 
+    /// Watches for its end, by a connection of its own.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn watch(&self) -> io::Result<Ending> {
+        let stream = UnixStream::connect(&self.socket)?;
+        stream.set_nonblocking(true)?;
+        Ok(Ending(tokio::net::UnixStream::from_std(stream)?))
+    }
+
     /// The namespace it holds.
     ///
     /// # Errors
@@ -97,7 +108,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn put(&self, port: &str, queues: &[OwnedFd]) -> io::Result<()> {
+    pub fn put(&self, port: &str, queues: &[impl AsFd]) -> io::Result<()> {
         let queues: Vec<_> = queues.iter().map(AsFd::as_fd).collect();
         self.ask(b'p', port, &queues).map(|_| ())
     }
@@ -141,6 +152,18 @@ impl Keeper {
             Some((_, text)) => Err(io::Error::other(String::from_utf8_lossy(text).into_owned())),
             None => Err(io::Error::other("the keeper is gone")),
         }
+    }
+}
+
+/// The end of a keeper, to be waited for.
+#[derive(Debug)]
+pub struct Ending(tokio::net::UnixStream);
+
+impl Ending {
+    /// Returns when the keeper has ended. May be cancelled.
+    pub async fn wait(&self) {
+        // A keeper says nothing unasked: what is readable is the end.
+        let _ = self.0.readable().await;
     }
 }
 

@@ -19,7 +19,6 @@ use ctl::api;
 #[derive(Debug)]
 struct Numbers {
     status: api::Status,
-    overflowed: u64,
     ports: Vec<api::Port>,
     uplinks: Vec<(String, [u64; 6])>,
     drops: Vec<api::DropCount>,
@@ -42,7 +41,6 @@ impl Daemon {
             }
         }
         let numbers = Numbers {
-            overflowed: self.dataplane.totals().overflowed,
             status: self.status(),
             ports: self.ports(),
             uplinks: snapshot
@@ -126,13 +124,6 @@ impl Collector for Numbers {
         counters(e, "frames_received", "Frames taken from ports and uplinks", None, one(s.received))?;
         counters(e, "frames_forwarded", "Frames sent on to one port or several", None, one(s.forwarded))?;
         counters(e, "frames_answered", "Frames answered by the switch itself", None, one(s.answered))?;
-        counters(
-            e,
-            "frames_overflowed",
-            "Frames lost before they were received, because the workers did not keep up",
-            None,
-            one(self.overflowed),
-        )?;
         let drops = self.drops.iter().map(|d| (vec![("reason", d.reason.as_str())], d.count));
         counters(e, "frames_dropped", "Frames dropped, by reason as in 'swctl drops'", None, drops)?;
         self.encode_ports(e)?;

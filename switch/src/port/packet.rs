@@ -56,7 +56,7 @@ impl AsFd for PacketPorts {
 impl Rx for PacketPorts {
     fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
         let source = if self.uplink.is_some() { Source::Uplink } else { Source::Ifindex };
-        self.ring.receive(batch, source).map(drop)
+        self.ring.receive(batch, source)
     }
 }
 

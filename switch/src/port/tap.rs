@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::{Rx, Tx, fate_of};
 use crate::batch::{Batch, Source};
@@ -25,12 +26,12 @@ pub struct TapId {
 #[derive(Debug)]
 pub struct TapPort {
     id: TapId,
-    queue: OwnedFd,
+    queue: Arc<OwnedFd>,
 }
 
 impl TapPort {
     /// The port's queue: a TAP descriptor with `IFF_VNET_HDR`, non-blocking.
-    pub fn new(id: TapId, queue: OwnedFd) -> Self {
+    pub fn new(id: TapId, queue: Arc<OwnedFd>) -> Self {
         Self { id, queue }
     }
 

@@ -106,12 +106,15 @@ pub(super) struct Ways<'a> {
     pub(super) state: &'a mut Forwarding,
     pub(super) extras: &'a mut Vec<Extra>,
     pub(super) notes: &'a mut Notes,
+    /// Fragments that are held are copies: the frames themselves are the host's, or were ignored.
+    pub(super) held_are_copies: bool,
 }
 
 impl<'a> Ways<'a> {
     /// A packet from a container, to the gateway's MAC and to none of the host's addresses.
     pub(super) fn outbound(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        self.begin(false);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
@@ -226,6 +229,7 @@ impl<'a> Ways<'a> {
     /// container's mapping. [`Verdict::Next`]: it is the host's.
     pub(super) fn hairpin(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        self.begin(true);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Next;
         };
@@ -290,6 +294,7 @@ impl<'a> Ways<'a> {
             return Verdict::Ignore;
         }
         let (from, sender) = (Ingress::Uplink(ifindex), frame.src());
+        self.begin(true);
         let answer = match frame.ethertype() {
             ETHERTYPE_ARP => ask::arp_answer(frame.payload_mut()),
             ETHERTYPE_IPV6 => ask::advertisement(frame.payload_mut(), sender),
@@ -337,8 +342,8 @@ impl<'a> Ways<'a> {
         };
         match verdict {
             nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, original),
-            nat::Verdict::NotOurs => Verdict::Ignore,
-            nat::Verdict::Held => Verdict::Absorbed,
+            // As in a hairpin: what is held is a copy.
+            nat::Verdict::NotOurs | nat::Verdict::Held => Verdict::Ignore,
             nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
             nat::Verdict::Refuse(Refusal::NoTarget) => match unknown.take() {
                 Some(hop) => self.park(frame, hop, from, Resume::Again),
@@ -368,6 +373,7 @@ impl<'a> Ways<'a> {
         let Some(network) = self.snapshot.network_of(destination).filter(|n| !n.masquerade) else {
             return Verdict::Ignore;
         };
+        self.begin(false);
         let Some((port, _)) = self.mac_inside(network, destination) else {
             return Verdict::Drop(DropReason::NoNeighbor);
         };
@@ -467,14 +473,7 @@ impl<'a> Ways<'a> {
                 }
             }
         }
-        while let Some((_, mut packet)) = self.state.nat.next_released() {
-            if let Ok(mut packet) = Packet::parse(&mut packet, Checksum::Complete) {
-                packet.decrement_hop_limit();
-            }
-            let bytes = [&frame.bytes()[..ETHERNET_HEADER], &packet].concat();
-            let frame = OwnedFrame::new(&bytes, Offload::default());
-            self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
-        }
+        self.send_released(&frame.bytes()[..ETHERNET_HEADER], mtu, verdict, from);
         verdict
     }
 

@@ -150,7 +150,7 @@ impl Router {
         lock: &'a mut Lock<'_>,
     ) -> Ways<'a> {
         let Self { extras, notes } = self;
-        Ways { now, snapshot, neighbors, state: lock.get(), extras, notes }
+        Ways { now, snapshot, neighbors, state: lock.get(), extras, notes, held_are_copies: false }
     }
 
     /// Writes down its reasons from now on: for [`Router::notes`].

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bpf::Program;
 
@@ -27,6 +28,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct PacketSocket {
     fd: OwnedFd,
+    /// Frames that were announced and could not be received whole, since they were asked for last.
+    missed: AtomicU64,
 }
 
 impl PacketSocket {
@@ -49,7 +52,7 @@ impl PacketSocket {
             return Err(OpenError::Socket(io::Error::last_os_error()));
         }
         // SAFETY: raw is a descriptor that was opened just now and belongs to nobody else.
-        let socket = Self { fd: unsafe { OwnedFd::from_raw_fd(raw) } };
+        let socket = Self { fd: unsafe { OwnedFd::from_raw_fd(raw) }, missed: AtomicU64::new(0) };
         // Before bind: each of these refuses, or misses frames, on a socket that already receives.
         socket
             .set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)
@@ -127,11 +130,17 @@ impl PacketSocket {
         Ok((word & 0xffff) as u16)
     }
 
-    /// Frames lost for want of room since the last call (`PACKET_STATISTICS`).
-    pub fn take_losses(&self) -> io::Result<u32> {
-        // struct tpacket_stats { tp_packets, tp_drops }; both start again at zero.
-        let [_, drops]: [u32; 2] = self.get(libc::PACKET_STATISTICS)?;
-        Ok(drops)
+    /// Frames lost for want of room since the last call: those for which the kernel found none (`PACKET_STATISTICS`), and
+    /// those of [`PacketSocket::miss`].
+    pub fn take_losses(&self) -> u64 {
+        // struct tpacket_stats { tp_packets, tp_drops }; both start again at zero. A socket always has them.
+        let [_, drops]: [u32; 2] = self.get(libc::PACKET_STATISTICS).unwrap_or_default();
+        u64::from(drops) + self.missed.swap(0, Ordering::Relaxed)
+    }
+
+    /// Notes frames that were announced in the ring, and of which the socket's queue had no room for the rest.
+    pub(super) fn miss(&self, frames: u64) {
+        self.missed.fetch_add(frames, Ordering::Relaxed);
     }
 
     pub(super) fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {

@@ -101,10 +101,9 @@ impl Ring {
         self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
     }
 
-    /// Takes what is there into `batch`, until it is full, without waiting. Tells how many frames were lost because the
-    /// socket's queue had no room for them. `source` says what an interface's index is to the engine.
-    pub fn receive(&mut self, batch: &mut Batch, source: fn(u32) -> Source) -> io::Result<usize> {
-        let mut lost = 0;
+    /// Takes what is there into `batch`, until it is full, without waiting. Frames are lost, and noted with the socket's
+    /// losses, when its queue had no room for them. `source` says what an interface's index is to the engine.
+    pub fn receive(&mut self, batch: &mut Batch, source: fn(u32) -> Source) -> io::Result<()> {
         while !batch.is_full() {
             let slot = self.slot();
             let flags = self.status().load(Ordering::Acquire);
@@ -129,12 +128,12 @@ impl Ring {
                 Some(len) => {
                     batch.push(len, source(address.sll_ifindex.unsigned_abs()), tag(&header));
                 }
-                None => lost += 1,
+                None => self.socket.miss(1),
             }
             self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
             self.next = (self.next + 1) % SLOTS;
         }
-        Ok(lost)
+        Ok(())
     }
 }
 
