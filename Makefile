@@ -7,7 +7,7 @@ SUDO := sudo -E env "PATH=$$PATH"
 RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
 endif
 
-.PHONY: build demo test fuzz fmt lint doc clean install-deps
+.PHONY: build demo test fuzz bench bench-quick bench-scale bench-micro bench-build fmt lint doc clean install-deps
 
 build: install-deps
 	$(CARGO) build --release --bins
@@ -20,6 +20,27 @@ demo: build
 test: install-deps
 	$(CARGO) build --workspace --bins --tests
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} $(CARGO) test --workspace --no-fail-fast $(RUNNER)
+
+# swd beside its rivals and as it grows: tables and plots in docs/benchmarks, in under half an hour. Leave the machine alone
+# meanwhile.
+bench: bench-build
+	$(SUDO) target/release/compare
+	$(SUDO) target/release/scale
+
+# The same in a few minutes, in short rounds: to see that nothing fell back, not to quote from.
+bench-quick: bench-build
+	$(SUDO) target/release/compare --quick --out target/benchmarks
+	$(SUDO) target/release/scale --quick --out target/benchmarks
+
+bench-scale: bench-build
+	$(SUDO) target/release/scale
+
+# What the parts cost without the kernel, by criterion.
+bench-micro: install-deps
+	$(CARGO) bench -p benches
+
+bench-build: build
+	@$(SUDO) benches/install-rivals.sh target/rivals
 
 # Looks for inputs that make something panic, each target for so many minutes. What it finds is in tests/fuzz/artifacts; what
 # it learned is in target/fuzz-corpus, and begins with what is kept in tests/fuzz/corpus (`make test` feeds that, too).

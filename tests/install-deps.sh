@@ -13,6 +13,13 @@ ss            iproute2
 ping          iputils-ping
 curl          curl
 iperf3        iperf3
+dig           bind9-dnsutils
+dnsmasq       dnsmasq-base
+mtr           mtr-tiny
+nc            netcat-openbsd
+scp           openssh-client
+ssh-keygen    openssh-client
+traceroute    traceroute
 tcpdump       tcpdump
 python3       python3
 ethtool       ethtool
@@ -23,6 +30,8 @@ nsenter       util-linux
 setpriv       util-linux
 mount         mount
 LIST
+# Not in everybody's PATH.
+[ -x /usr/sbin/sshd ] || packages+=(openssh-server)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -47,10 +47,88 @@ pub struct Status {
     pub not_received: u64,
     /// MAC addresses in the forwarding table.
     pub fdb_entries: u64,
+    /// Most tracked connections.
+    pub max_connections: u64,
+    /// The external ports of masquerade that are in use: `FIRST-LAST`. Null while there are none.
+    pub pool: Option<String>,
+    /// How the host is kept from answering for ports that are swd's. Null while no port is.
+    pub guards: Option<Guards>,
     /// The kernel may forward busy flows between veth ports for the switch.
     pub fast_path: bool,
     /// Flows that it forwards now.
     pub fast_flows: u64,
+}
+
+/// How ports are guarded.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Guards {
+    /// By a BPF program, at any number.
+    Bpf,
+    /// By a socket for each port.
+    Sockets,
+}
+
+/// Which connections of a container's port share an external port (RFC 4787 section 4.1).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mapping {
+    /// Each has its own ("symmetric").
+    AddressAndPortDependent,
+    /// All of them, while ports last.
+    #[default]
+    EndpointIndependent,
+}
+
+/// Who may send to an external port that is in use (RFC 4787 section 5).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// Endpoints that the container's port has sent to.
+    #[default]
+    AddressAndPortDependent,
+    /// Any port of addresses that it has sent to.
+    AddressDependent,
+    /// Everyone.
+    EndpointIndependent,
+}
+
+impl Guards {
+    /// `bpf` or `sockets`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bpf => "bpf",
+            Self::Sockets => "sockets",
+        }
+    }
+}
+
+impl Mapping {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::EndpointIndependent, Self::AddressAndPortDependent];
+
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AddressAndPortDependent => "address-and-port-dependent",
+            Self::EndpointIndependent => "endpoint-independent",
+        }
+    }
+}
+
+impl Filtering {
+    /// All of them.
+    pub const ALL: [Self; 3] =
+        [Self::AddressAndPortDependent, Self::AddressDependent, Self::EndpointIndependent];
+
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AddressAndPortDependent => "address-and-port-dependent",
+            Self::AddressDependent => "address-dependent",
+            Self::EndpointIndependent => "endpoint-independent",
+        }
+    }
 }
 
 /// A network: one broadcast domain.
@@ -72,6 +150,12 @@ pub struct Network {
     pub isolate_ports: bool,
     /// Connections to the outside leave behind the host's address.
     pub masquerade: bool,
+    /// Which of them share an external port.
+    #[serde(default)]
+    pub mapping: Mapping,
+    /// Who may send to it.
+    #[serde(default)]
+    pub filtering: Filtering,
     /// The host has an interface in this network.
     pub host_access: bool,
     /// The host's interface in this network, where `host_access` is on.
@@ -104,6 +188,12 @@ pub struct NetworkSpec {
     /// Connections to the outside leave behind the host's address.
     #[serde(default = "yes")]
     pub masquerade: bool,
+    /// Which of them share an external port.
+    #[serde(default)]
+    pub mapping: Mapping,
+    /// Who may send to it.
+    #[serde(default)]
+    pub filtering: Filtering,
     /// Give the host an interface with the gateway's address in this network.
     #[serde(default = "yes")]
     pub host_access: bool,
@@ -287,7 +377,7 @@ pub struct DropCount {
 }
 
 /// A protocol whose ports can be published.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// TCP.
@@ -336,6 +426,9 @@ pub struct Published {
     /// Since when.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
+    /// Why nobody gets through by it, or by one of its ports: a program of the host has it. Null: all is well.
+    #[serde(default)]
+    pub problem: Option<String>,
 }
 
 /// `POST /v1/publishes`: ports to publish.

@@ -6,11 +6,15 @@ use std::{
     process,
 };
 
-use clap::{Args, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
+};
 use clap_complete::Shell;
 use ctl::{
     api::{
-        AttachSpec, ConnectionFilter, DEFAULT_NETWORK, DEFAULT_SOCKET, NetworkSpec, PortSpec, PublishSpec,
+        AttachSpec, ConnectionFilter, DEFAULT_NETWORK, DEFAULT_SOCKET, Filtering, Mapping, NetworkSpec,
+        PortSpec, PublishSpec,
     },
     spec::{self, PublishedPorts},
 };
@@ -175,6 +179,12 @@ pub(crate) struct NetworkAdd {
     /// Do not hide connections to the outside behind the host's address
     #[arg(long)]
     no_masquerade: bool,
+    /// Which connections to the outside share an external port: all of a container's port, or none
+    #[arg(long, value_name = "HOW", default_value = Mapping::default().name(), value_parser = mapping())]
+    mapping: Mapping,
+    /// Who may send to such a port from outside: whom the container has sent to, any port there, or everyone
+    #[arg(long, value_name = "WHO", default_value = Filtering::default().name(), value_parser = filtering())]
+    filtering: Filtering,
     /// Give the host no interface in this network
     #[arg(long)]
     no_host_access: bool,
@@ -374,6 +384,8 @@ impl NetworkAdd {
             mtu: self.mtu,
             isolate_ports: self.isolate_ports,
             masquerade: !self.no_masquerade,
+            mapping: self.mapping,
+            filtering: self.filtering,
             host_access: !self.no_host_access,
         }
     }
@@ -440,6 +452,17 @@ fn run_publish(text: &str) -> Result<(PublishedPorts, u16), String> {
         .filter(|p| *p > 0)
         .ok_or_else(|| "the container's port is one of 1 to 65535".to_owned())?;
     Ok((spec::parse_published(&format!("{host}{protocol}"))?, container))
+}
+
+fn mapping() -> impl TypedValueParser<Value = Mapping> {
+    let find = |name: String| Mapping::ALL.into_iter().find(|m| m.name() == name);
+    PossibleValuesParser::new(Mapping::ALL.map(Mapping::name)).map(move |name| find(name).unwrap_or_default())
+}
+
+fn filtering() -> impl TypedValueParser<Value = Filtering> {
+    let find = |name: String| Filtering::ALL.into_iter().find(|f| f.name() == name);
+    PossibleValuesParser::new(Filtering::ALL.map(Filtering::name))
+        .map(move |name| find(name).unwrap_or_default())
 }
 
 fn subnet(text: &str) -> Result<IpNet, String> {

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{DEFAULT_NETWORK, NetworkSpec};
+use crate::api::{DEFAULT_NETWORK, Filtering, Mapping, NetworkSpec};
 use crate::spec;
 
 /// Subnet of the network `default` where the file names none.
@@ -35,6 +36,8 @@ pub struct Config {
     pub api: Api,
     /// Limits of the MAC table.
     pub fdb: Fdb,
+    /// Connections and the ports that they leave by.
+    pub nat: Nat,
     /// Networks that exist at start, by name. `default` is always among them.
     pub network: BTreeMap<String, Network>,
 }
@@ -48,6 +51,7 @@ impl Default for Config {
             fast_path: true,
             api: Api::default(),
             fdb: Fdb::default(),
+            nat: Nat::default(),
             network,
         }
     }
@@ -125,6 +129,166 @@ impl Default for Fdb {
     }
 }
 
+/// `[nat]`: connections and the ports that they leave by.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nat {
+    /// Most connections in all.
+    #[serde(deserialize_with = "entries")]
+    pub max_connections: u32,
+    /// Most connections of a container; a quarter of all when left out.
+    #[serde(deserialize_with = "some_entries")]
+    pub max_per_container: Option<u32>,
+    /// Most new connections of a container per second; twice as many at once.
+    #[serde(deserialize_with = "rate")]
+    pub new_per_second: u32,
+    /// The external ports of masquerade, and identifiers of ICMP queries.
+    pub pool: PortRange,
+    /// The pool may have ports that the host's own connections use.
+    pub pool_overlaps_ephemeral: bool,
+    /// How the host is kept from answering for ports that are swd's.
+    pub guards: Guards,
+    /// Seconds that connections live without packets.
+    pub timeouts: Timeouts,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self {
+            max_connections: 262_144,
+            max_per_container: None,
+            new_per_second: 20_000,
+            pool: PortRange { first: 61_000, last: 65_535 },
+            pool_overlaps_ephemeral: false,
+            guards: Guards::Auto,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Nat {
+    /// Most connections of a container.
+    pub fn per_container(&self) -> u32 {
+        self.max_per_container.unwrap_or_else(|| (self.max_connections / 4).max(1))
+    }
+}
+
+/// How ports are guarded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Guards {
+    /// By BPF where the kernel lets us, else by sockets.
+    #[default]
+    Auto,
+    /// By BPF.
+    Bpf,
+    /// By a socket for each port.
+    Sockets,
+}
+
+impl FromStr for Guards {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "bpf" => Ok(Self::Bpf),
+            "sockets" => Ok(Self::Sockets),
+            _ => Err("use auto, bpf or sockets".to_owned()),
+        }
+    }
+}
+
+/// Ports from one to another: `61000-65535`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// The ports: at least one, and never port 0.
+    pub const fn ports(self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        let (first, last) = s.split_once('-').unwrap_or((&s, &s));
+        match (first.trim().parse(), last.trim().parse()) {
+            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(Self { first, last }),
+            _ => Err(format!("'{s}' is not a range of ports; write one like 61000-65535")),
+        }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// `[nat.timeouts]`: seconds without packets after which a connection is over, by protocol and state.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// A SYN without an answer.
+    #[serde(deserialize_with = "seconds")]
+    pub tcp_syn_sent: u64,
+    /// A SYN answered, the handshake not finished.
+    #[serde(deserialize_with = "seconds")]
+    pub tcp_syn_received: u64,
+    /// An open connection.
+    #[serde(deserialize_with = "seconds")]
+    pub tcp_established: u64,
+    /// One side has ended.
+    #[serde(deserialize_with = "seconds")]
+    pub tcp_closing: u64,
+    /// Both have.
+    #[serde(deserialize_with = "seconds")]
+    pub tcp_closed: u64,
+    /// Reset.
+    #[serde(deserialize_with = "seconds")]
+    pub tcp_reset: u64,
+    /// UDP without an answer so far.
+    #[serde(deserialize_with = "seconds")]
+    pub udp_unreplied: u64,
+    /// UDP both ways.
+    #[serde(deserialize_with = "seconds")]
+    pub udp_replied: u64,
+    /// UDP to port 53.
+    #[serde(deserialize_with = "seconds")]
+    pub udp_dns: u64,
+    /// An ICMP query.
+    #[serde(deserialize_with = "seconds")]
+    pub icmp_query: u64,
+    /// Any other protocol.
+    #[serde(deserialize_with = "seconds")]
+    pub other: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_syn_sent: 240,
+            tcp_syn_received: 240,
+            tcp_established: 7440,
+            tcp_closing: 240,
+            tcp_closed: 240,
+            tcp_reset: 240,
+            udp_unreplied: 120,
+            udp_replied: 300,
+            udp_dns: 10,
+            icmp_query: 60,
+            other: 600,
+        }
+    }
+}
+
 /// `[network.NAME]`: a network.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -139,6 +303,10 @@ pub struct Network {
     pub isolate_ports: bool,
     /// Connections to the outside leave behind the host's address.
     pub masquerade: bool,
+    /// Which of them share an external port.
+    pub mapping: Mapping,
+    /// Who may send to it.
+    pub filtering: Filtering,
     /// The host has an interface in this network.
     pub host_access: bool,
 }
@@ -152,6 +320,8 @@ impl Default for Network {
             mtu: spec::DEFAULT_MTU,
             isolate_ports: false,
             masquerade: true,
+            mapping: Mapping::default(),
+            filtering: Filtering::default(),
             host_access: true,
         }
     }
@@ -167,6 +337,8 @@ impl Network {
             mtu: Some(self.mtu),
             isolate_ports: self.isolate_ports,
             masquerade: self.masquerade,
+            mapping: self.mapping,
+            filtering: self.filtering,
             host_access: self.host_access,
         }
     }
@@ -264,7 +436,7 @@ fn position(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-fn in_range<'de, D, T>(deserializer: D, range: std::ops::RangeInclusive<T>) -> Result<T, D::Error>
+fn in_range<'de, D, T>(deserializer: D, range: RangeInclusive<T>) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Deserialize<'de> + PartialOrd + fmt::Display,
@@ -289,8 +461,24 @@ fn aging<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     in_range(d, 1..=86_400)
 }
 
-fn entries<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    in_range(d, 1..=16_777_216)
+fn entries<'de, D, T>(d: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + PartialOrd + fmt::Display + From<u32>,
+{
+    in_range(d, T::from(1)..=T::from(16_777_216))
+}
+
+fn some_entries<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
+    entries(d).map(Some)
+}
+
+fn rate<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    in_range(d, 1..=10_000_000)
+}
+
+fn seconds<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    in_range(d, 1..=31_536_000)
 }
 
 #[cfg(test)]
@@ -318,6 +506,14 @@ mod tests {
             ("[network.web]\nsubnets = [\"10.0.0.0/33\"]", "/etc/swd.toml:2:12: "),
             ("a = [", "/etc/swd.toml:1:"),
             (
+                "[nat]\npool = \"9-8\"",
+                "/etc/swd.toml:2:8: '9-8' is not a range of ports; write one like 61000-65535",
+            ),
+            ("[nat]\nmax_connections = 0", "/etc/swd.toml:2:19: 0 is out of range; use 1 to 16777216"),
+            ("[nat.timeouts]\nudp_dns = 0", "/etc/swd.toml:2:11: 0 is out of range"),
+            ("[nat]\nguards = \"none\"", "/etc/swd.toml:2:10: unknown variant `none`"),
+            ("[network.web]\nmapping = \"x\"", "/etc/swd.toml:2:11: unknown variant `x`"),
+            (
                 "[network.web]\nsubnets = [\"10.0.0.1/24\"]",
                 "/etc/swd.toml: [network.web]: subnet 10.0.0.1/24 has host bits set; the subnet is 10.0.0.0/24",
             ),
@@ -331,6 +527,15 @@ mod tests {
             assert!(said.starts_with(expected), "{text:?}: {said}");
             assert!(!said.contains('\n'), "{said}");
         }
+    }
+
+    #[test]
+    fn a_container_may_have_a_quarter_unless_told_otherwise() {
+        let per_container = |text| parse(text).unwrap().nat.per_container();
+        assert_eq!(per_container(""), 65_536);
+        assert_eq!(per_container("[nat]\nmax_connections = 1000"), 250);
+        assert_eq!(per_container("[nat]\nmax_connections = 1000\nmax_per_container = 900"), 900);
+        assert_eq!(parse("[nat]\npool = \"40000\"").unwrap().nat.pool.ports(), 40_000..=40_000);
     }
 
     #[test]

@@ -325,6 +325,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Filtering, Mapping};
 
     fn spec(subnets: &[&str], gateways: &[&str]) -> NetworkSpec {
         NetworkSpec {
@@ -334,6 +335,8 @@ mod tests {
             mtu: None,
             isolate_ports: false,
             masquerade: true,
+            mapping: Mapping::default(),
+            filtering: Filtering::default(),
             host_access: true,
         }
     }

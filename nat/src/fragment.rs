@@ -78,7 +78,7 @@ struct Record {
 struct Held {
     until: Time,
     fragments: Vec<Vec<u8>>,
-    /// They are nowhere but here: when they are given up, they are lost.
+    /// Nobody but the translator has them.
     only_here: bool,
 }
 
@@ -118,6 +118,9 @@ pub(crate) struct Fragments {
     sources: HashMap<(NetworkId, Address), Source, RandomState>,
     networks: HashMap<NetworkId, Usage, RandomState>,
     held_bytes: usize,
+    /// Held fragments that nobody else has.
+    waiting: usize,
+    /// How many of those were dropped since this was asked last.
     lost: u64,
 }
 
@@ -135,6 +138,7 @@ impl Fragments {
             sources: HashMap::default(),
             networks: HashMap::default(),
             held_bytes: 0,
+            waiting: 0,
             lost: 0,
         }
     }
@@ -183,8 +187,9 @@ impl Fragments {
         Some((record.connection, record.direction))
     }
 
-    /// Copies a fragment that came before the first. False if the limits do not allow it.
-    pub(crate) fn hold(&mut self, now: Time, key: Key, bytes: &[u8]) -> bool {
+    /// Copies a fragment that came before the first. False if the limits do not allow it. `only_here`: nobody else has the
+    /// fragment, so that it counts as lost should the first never come.
+    pub(crate) fn hold(&mut self, now: Time, key: Key, bytes: &[u8], only_here: bool) -> bool {
         let cost = bytes.len() + OVERHEAD;
         let total = self.limits.held_bytes;
         let source = self.sources.get(&key.source()).map_or(0, |source| source.held_bytes);
@@ -199,9 +204,10 @@ impl Fragments {
         let held_ends = &mut self.held_ends;
         let held = self.held.entry(key).or_insert_with(|| {
             held_ends.push_back((until, key));
-            Held { until, fragments: Vec::new(), only_here: key.network != NetworkId::OUTSIDE }
+            Held { until, fragments: Vec::new(), only_here }
         });
         held.fragments.push(bytes.to_vec());
+        self.waiting += usize::from(held.only_here);
         if self.held_ends.len() > self.held.len() * 2 + 64 {
             let held = &self.held;
             self.held_ends.retain(|(until, key)| held.get(key).is_some_and(|held| held.until == *until));
@@ -209,44 +215,40 @@ impl Fragments {
         true
     }
 
-    /// Notes that the fragments of `key` went elsewhere, too.
-    pub(crate) fn are_elsewhere(&mut self, key: &Key) {
-        if let Some(held) = self.held.get_mut(key) {
-            held.only_here = false;
+    /// Takes out the fragments of `key` that were held, in the order in which they came, and whether nobody else has them.
+    pub(crate) fn release(&mut self, now: Time, key: &Key) -> (Vec<Vec<u8>>, bool) {
+        let Some(held) = self.held.remove(key) else { return (Vec::new(), false) };
+        if held.only_here {
+            self.waiting -= held.fragments.len();
         }
-    }
-
-    /// Whether the fragments of `key` are nowhere but here.
-    pub(crate) fn are_only_here(&self, key: &Key) -> bool {
-        self.held.get(key).is_some_and(|held| held.only_here)
-    }
-
-    /// Counts fragments that were nowhere but here, and are given up.
-    pub(crate) const fn lose(&mut self, fragments: u64) {
-        self.lost += fragments;
-    }
-
-    /// How many were lost since the last call.
-    pub(crate) const fn take_lost(&mut self) -> u64 {
-        std::mem::replace(&mut self.lost, 0)
-    }
-
-    /// Takes out the fragments of `key` that were held, in the order in which they came.
-    pub(crate) fn release(&mut self, now: Time, key: &Key) -> Vec<Vec<u8>> {
-        let Some(held) = self.held.remove(key) else { return Vec::new() };
         let cost = held.fragments.iter().map(|bytes| bytes.len() + OVERHEAD).sum();
         self.held_bytes = self.held_bytes.saturating_sub(cost);
         self.give_back(key, |source, network| {
             source.held_bytes = source.held_bytes.saturating_sub(cost);
             network.held_bytes = network.held_bytes.saturating_sub(cost);
         });
-        if held.until > now {
-            return held.fragments;
+        if held.until <= now {
+            self.lose(held.fragments.len(), held.only_here);
+            return (Vec::new(), held.only_here);
         }
-        if held.only_here {
-            self.lose(held.fragments.len() as u64);
+        (held.fragments, held.only_here)
+    }
+
+    /// Fragments are dropped that were held.
+    pub(crate) const fn lose(&mut self, count: usize, only_here: bool) {
+        if only_here {
+            self.lost += count as u64;
         }
-        Vec::new()
+    }
+
+    /// How many fragments were dropped, since this was asked last, that were held and that nobody else has.
+    pub(crate) const fn take_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.lost, 0)
+    }
+
+    /// How many fragments are held that nobody else has.
+    pub(crate) const fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Drops what has outlived its time, at most `budget` datagrams; returns how many were looked at.
@@ -313,6 +315,7 @@ impl Fragments {
             && self.sources.is_empty()
             && self.networks.is_empty()
             && self.held_bytes == 0
+            && self.waiting == 0
     }
 }
 
@@ -370,14 +373,17 @@ mod tests {
     fn holds_so_much_for_so_long() {
         let mut fragments = Fragments::new(LIMITS);
         let (a, b) = (key(1, "10.0.0.1:1", 1), key(1, "10.0.0.2:1", 1));
-        assert!(fragments.hold(T0, a, &[1; 300]));
-        assert!(fragments.hold(T0, a, &[2; 300]));
-        assert!(!fragments.hold(T0, a, &[3; 300]), "an eighth of the total");
-        assert!(fragments.hold(T0, b, &[4; 300]));
-        assert_eq!(fragments.release(T0, &a), [vec![1; 300], vec![2; 300]]);
-        assert_eq!(fragments.release(T0, &a), Vec::<Vec<u8>>::new());
+        assert!(fragments.hold(T0, a, &[1; 300], true));
+        assert!(fragments.hold(T0, a, &[2; 300], true));
+        assert!(!fragments.hold(T0, a, &[3; 300], true), "an eighth of the total");
+        assert!(fragments.hold(T0, b, &[4; 300], true));
+        assert_eq!(fragments.waiting(), 3);
+        assert_eq!(fragments.release(T0, &a).0, [vec![1; 300], vec![2; 300]]);
+        assert_eq!(fragments.release(T0, &a).0, Vec::<Vec<u8>>::new());
         assert_eq!(fragments.poll_at(), Some(Time::from_secs(102)));
-        assert_eq!(fragments.release(Time::from_secs(102), &b), Vec::<Vec<u8>>::new());
+        assert_eq!(fragments.take_lost(), 0);
+        assert_eq!(fragments.release(Time::from_secs(102), &b).0, Vec::<Vec<u8>>::new());
+        assert_eq!((fragments.take_lost(), fragments.take_lost()), (1, 0));
         assert!(fragments.is_empty());
     }
 

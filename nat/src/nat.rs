@@ -139,8 +139,7 @@ pub struct Nat {
     rules: Rules,
     owners: Owners,
     fragments: Fragments,
-    /// Fragments that waited for their first one, translated and ready to go.
-    /// With each, whether it is nowhere but here.
+    /// Fragments that waited for their first one, translated and ready to go; and whether nobody else has them.
     released: VecDeque<(Forward, Vec<u8>, bool)>,
     /// The settings of networks; the first is that of networks without their own.
     profiles: Vec<NetworkConfig>,
@@ -175,7 +174,7 @@ impl Nat {
         from: Party,
         external: External,
     ) -> Verdict {
-        self.process(now, packet, from, |nat, packet, tuple| {
+        self.process(now, packet, (from, Whose::Ours), |nat, packet, tuple| {
             if let Err(reason) = nat.may_begin(packet) {
                 return Verdict::Drop(reason);
             }
@@ -195,7 +194,7 @@ impl Nat {
         packet: &mut Packet<'_>,
         resolve: impl FnOnce(NetworkId, Address) -> Option<OwnerId>,
     ) -> Verdict {
-        let verdict = self.process(now, packet, Party::OUTSIDE, |nat, packet, tuple| {
+        let verdict = self.process(now, packet, (Party::OUTSIDE, Whose::Unknown), |nat, packet, tuple| {
             match nat.rules.target(tuple.protocol, tuple.source.address, tuple.destination) {
                 Some(Err(_)) => return Verdict::Drop(DropReason::SourceDenied),
                 Some(Ok(target)) => {
@@ -253,7 +252,7 @@ impl Nat {
         external: External,
         resolve: impl FnOnce(NetworkId, Address) -> Option<OwnerId>,
     ) -> Verdict {
-        let verdict = self.process(now, packet, from, |nat, packet, tuple| {
+        let verdict = self.process(now, packet, (from, Whose::Unknown), |nat, packet, tuple| {
             let (to, target, rule) =
                 match nat.rules.target(tuple.protocol, tuple.source.address, tuple.destination) {
                     Some(Err(_)) => return Verdict::Drop(DropReason::SourceDenied),
@@ -283,13 +282,6 @@ impl Nat {
         });
         match verdict {
             Verdict::Drop(DropReason::IcmpUnrelated | DropReason::Unsupported) => Verdict::NotOurs,
-            Verdict::Held => {
-                // Perhaps it is the host's: whoever asks sends it there.
-                if let Some(key) = Key::new(packet, from.network) {
-                    self.fragments.are_elsewhere(&key);
-                }
-                Verdict::Held
-            }
             verdict => verdict,
         }
     }
@@ -297,7 +289,7 @@ impl Nat {
     /// A packet between two networks, or to the outside without translation: tracked, so that the caller can let answers
     /// pass where only one side may begin.
     pub fn routed(&mut self, now: Time, packet: &mut Packet<'_>, from: Party, to: Party) -> Verdict {
-        self.process(now, packet, from, |nat, packet, tuple| {
+        self.process(now, packet, (from, Whose::Ours), |nat, packet, tuple| {
             if let Err(reason) = nat.may_begin(packet) {
                 return Verdict::Drop(reason);
             }
@@ -310,7 +302,7 @@ impl Nat {
         &mut self,
         now: Time,
         packet: &mut Packet<'_>,
-        from: Party,
+        (from, whose): (Party, Whose),
         begin: impl FnOnce(&mut Self, &Packet<'_>, Tuple) -> Verdict,
     ) -> Verdict {
         let key = Key::new(packet, from.network);
@@ -318,7 +310,7 @@ impl Nat {
             return self.error(now, packet, from);
         }
         if let (Transport::Later, Some(key)) = (packet.transport(), key) {
-            return self.later_fragment(now, packet, key, from);
+            return self.later_fragment(now, packet, key, (from, whose));
         }
         let Some(tuple) = packet.tuple(from.network) else {
             return Verdict::Drop(DropReason::Unsupported);
@@ -455,17 +447,20 @@ impl Nat {
 
     /// Translates the fragments that came before their first one, and keeps them for [`Self::next_released`].
     fn release_held(&mut self, now: Time, key: &Key, forward: Forward) {
-        let only_here = self.fragments.are_only_here(key);
-        for mut bytes in self.fragments.release(now, key) {
-            let Ok(mut packet) = Packet::parse(&mut bytes, Checksum::Complete) else { continue };
+        let (held, only_here) = self.fragments.release(now, key);
+        for mut bytes in held {
+            let Ok(mut packet) = Packet::parse(&mut bytes, Checksum::Complete) else {
+                self.fragments.lose(1, only_here);
+                continue;
+            };
             if let Some(connection) = self.table.get_mut(forward.connection) {
                 connection.count(forward.direction, packet.len());
             }
             self.translate(&mut packet, forward.connection, forward.direction);
             if self.released.len() >= MAX_RELEASED
-                && let Some((.., only_here)) = self.released.pop_front()
+                && let Some((_, _, only_here)) = self.released.pop_front()
             {
-                self.fragments.lose(only_here.into());
+                self.fragments.lose(1, only_here);
             }
             self.released.push_back((forward, bytes, only_here));
         }
@@ -497,9 +492,15 @@ impl Nat {
     }
 
     /// A fragment other than the first.
-    fn later_fragment(&mut self, now: Time, packet: &mut Packet<'_>, key: Key, from: Party) -> Verdict {
+    fn later_fragment(
+        &mut self,
+        now: Time,
+        packet: &mut Packet<'_>,
+        key: Key,
+        (from, whose): (Party, Whose),
+    ) -> Verdict {
         let Some((id, direction)) = self.fragments.find(now, &key) else {
-            return match self.fragments.hold(now, key, packet.bytes()) {
+            return match self.fragments.hold(now, key, packet.bytes(), whose == Whose::Ours) {
                 true => Verdict::Held,
                 false => Verdict::Drop(DropReason::FragmentLimit),
             };
@@ -518,6 +519,15 @@ impl Nat {
         self.translate(packet, id, direction);
         Verdict::Forward(forward)
     }
+}
+
+/// Whose a packet is that cannot be told by its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Ours to translate.
+    Ours,
+    /// It may be the host's: the caller lets the host have it, and what is held is a copy.
+    Unknown,
 }
 
 /// The way of a packet that travels in `direction` of a connection.

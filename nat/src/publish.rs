@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 
 use foldhash::quality::RandomState;
 use thiserror::Error;
@@ -120,7 +120,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Adds a rule: O(log n) for one address, O(n) for any address.
+    /// Adds a rule: O(log n), for any address times the number of addresses that have rules.
     pub(crate) fn add(&mut self, rule: Rule) -> Result<RuleId, PublishError> {
         if !matches!(rule.protocol, Protocol::Tcp | Protocol::Udp) {
             return Err(PublishError::Protocol);
@@ -142,14 +142,7 @@ impl Rules {
             Some(_) => {
                 self.overlapping(key, last).or_else(|| self.overlapping(Key { host: None, ..key }, last))
             }
-            None => self
-                .rules
-                .iter()
-                .find(|(other, published)| {
-                    let overlap = other.first <= last && *published.rule.ports.end() >= first;
-                    overlap && (other.protocol, other.v4) == (key.protocol, key.v4)
-                })
-                .map(|(_, published)| published.id),
+            None => self.hosts(key).find_map(|host| self.overlapping(Key { host, ..key }, last)),
         };
         if let Some(other) = conflict {
             return Err(PublishError::Conflict(other));
@@ -160,6 +153,16 @@ impl Rules {
         self.rules.insert(key, Published { id, rule, connections: 0 });
         self.keys.insert(id, key);
         Ok(id)
+    }
+
+    /// The hosts that have rules of `like`'s protocol and family.
+    fn hosts(&self, like: Key) -> impl Iterator<Item = Option<Address>> {
+        let mut from = Bound::Included(Key { host: None, first: 0, ..like });
+        std::iter::from_fn(move || {
+            let (key, _) = self.rules.range((from, Bound::Unbounded)).next()?;
+            from = Bound::Excluded(Key { first: u16::MAX, ..*key });
+            ((key.protocol, key.v4) == (like.protocol, like.v4)).then_some(key.host)
+        })
     }
 
     /// The rule of `key`'s host whose range overlaps `key.first..=last`.

@@ -27,8 +27,9 @@ pub enum Verdict {
     Drop(DropReason),
     /// It belongs to a connection and was translated in place: send it on.
     Forward(Forward),
-    /// A fragment that came before the first of its datagram was copied. The packet itself is done with; the copy comes
-    /// back by [`crate::Nat::next_released`] after the first fragment was translated.
+    /// A fragment that came before the first of its datagram was copied. The copy comes back by
+    /// [`crate::Nat::next_released`] after the first fragment was translated. The packet itself is done with, unless it was
+    /// for one of the host's addresses ([`crate::Nat::inbound`], [`crate::Nat::hairpin`]): then it may be the host's.
     Held,
     /// It would open a connection. The packet is untouched: decide, then [`crate::Nat::commit`] or drop it.
     New(Pending),

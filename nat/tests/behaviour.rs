@@ -4,7 +4,7 @@
 mod common;
 
 use common::Host::{A, B, Ext, S, S2};
-use common::packets::{echo_reply, echo_request, tcp, udp};
+use common::packets::{assert_checksums, echo_reply, echo_request, fragments, reassemble, tcp, udp};
 use common::{FAMILIES, Family, Lab, NETWORK, Outcome, at, ip};
 use nat::{
     Config, DropReason, Filtering, Mapping, NetworkConfig, NetworkId, OwnerId, Party, Protocol, Verdict,
@@ -191,6 +191,42 @@ fn tcp_hairpins_through_a_published_port() {
             assert_eq!(back.ends(), (published.clone(), client.clone()));
             lab.hairpin(&tcp(&client, &published, "A", 2, 10, b"hello")).unwrap();
         }
+    });
+}
+
+/// RFC 5780 sections 4.6 and 3.5: lifetimes and fragments are the same whatever the mapping and the filtering.
+#[test]
+fn lifetimes_and_fragments_are_the_same_in_every_combination() {
+    for_all(|family, _, _, lab| {
+        let port = udp_port(lab, family, &at(family, S, 3478));
+        let answer = udp(&at(family, S, 3478), &at(family, Ext, port), b"y");
+        for wait in [119, 299] {
+            lab.wait_secs(wait);
+            assert_eq!(lab.inbound(&answer).unwrap().ends().1, at(family, A, 40000), "after {wait} s");
+        }
+        lab.wait_secs(300);
+        assert!(lab.inbound(&answer).is_err());
+
+        let whole = udp(&at(family, A, 40000), &at(family, S2, 3478), &[7; 100]);
+        let [first, later @ ..] = &fragments(&whole, 5, 32)[..] else { panic!("no fragments") };
+        for part in later.iter().rev() {
+            assert_eq!(lab.outbound(part).unwrap_err(), Verdict::Held);
+        }
+        let mut sent = vec![lab.outbound(first).unwrap().bytes];
+        sent.extend(lab.released().into_iter().rev().map(|part| part.bytes));
+        let datagram = reassemble(&sent);
+        assert_checksums(&datagram);
+        let port = nat::Packet::parse(&mut datagram.clone(), nat::Checksum::Complete)
+            .unwrap()
+            .tuple(NETWORK)
+            .unwrap()
+            .source
+            .port;
+        assert_eq!(datagram, udp(&at(family, Ext, port), &at(family, S2, 3478), &[7; 100]));
+        let answer = udp(&at(family, S2, 3478), &at(family, Ext, port), &[8; 100]);
+        let back: Vec<_> =
+            fragments(&answer, 6, 48).iter().map(|part| lab.inbound(part).unwrap().bytes).collect();
+        assert_eq!(reassemble(&back), udp(&at(family, S2, 3478), &at(family, A, 40000), &[8; 100]));
     });
 }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub workers: usize,
     /// Limits of the MAC table.
     pub fdb: FdbConfig,
+    /// Limits of connections, and the ports that they leave by.
+    pub nat: nat::Config,
     /// Let the kernel forward busy flows between veth ports, where it can.
     pub fast_path: bool,
 }
@@ -170,7 +172,7 @@ impl Dataplane {
         let sockets = open_sockets(netns, count)?;
         let fast = config.fast_path.then(|| start_fast_path(netns, &sockets)).flatten();
         let epoch = fast.as_ref().map(|fast| Arc::clone(fast.epoch())).unwrap_or_default();
-        let (shared, events) = Shared::with_epoch(config.fdb, epoch);
+        let (shared, events) = Shared::with(config.fdb, config.nat.clone(), epoch);
         let mut workers = Vec::with_capacity(count);
         for (i, socket) in sockets.iter().enumerate() {
             let mut engine = Engine::new(Arc::clone(&shared), stages());
@@ -335,7 +337,7 @@ impl Dataplane {
     /// at every few minutes.
     pub fn count_losses(&self) {
         let lost = self.sockets().take_losses();
-        self.shared.drops.count_many(DropReason::NotReceived, lost);
+        self.shared.drops.add(DropReason::NotReceived, lost);
     }
 
     /// Dropped frames by reason.
@@ -349,9 +351,7 @@ impl Dataplane {
     /// Costs a system call for each of them: for whoever reads counters, and every second while there are any.
     pub fn collect(&self) -> usize {
         let Some(fast) = &self.fast else { return 0 };
-        if fast.has_gaps() {
-            fast.follow(&self.snapshot());
-        }
+        fast.mend();
         self.shared.count_forwarded(fast.collect(&self.shared.fdb, worker::now()));
         fast.len()
     }

@@ -61,18 +61,22 @@ pub struct Shared {
 impl Shared {
     /// An empty world, and where the workers' news come out.
     pub fn new(fdb: FdbConfig) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
-        Self::with_epoch(fdb, Arc::default())
+        Self::with(fdb, nat::Config::default(), Arc::default())
     }
 
-    /// The same, in an epoch that others read.
-    pub fn with_epoch(fdb: FdbConfig, epoch: Arc<Epoch>) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
+    /// The same with limits of connections (a seed is drawn in place of theirs), in an epoch that others read.
+    pub fn with(
+        fdb: FdbConfig,
+        nat: nat::Config,
+        epoch: Arc<Epoch>,
+    ) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
         let shared = Self {
             snapshot: ArcSwap::default(),
             fdb: Fdb::with_epoch(fdb, Arc::clone(&epoch)),
             epoch,
             neighbors: Neighbors::default(),
-            forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat::Config::default() })),
+            forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat })),
             waiting: AtomicUsize::new(0),
             drops: DropCounters::default(),
             received: AtomicU64::new(0),
@@ -239,7 +243,6 @@ impl Engine {
         shared.received.fetch_add((batch.len() - ignored) as u64, Ordering::Relaxed);
         if let Some(state) = lock.taken() {
             let more = state.nat.expire(now, STEPS_PER_BATCH);
-            shared.drops.count_many(DropReason::FragmentLimit, state.nat.take_lost_fragments());
             self.note_timers(now, state, more);
         }
         self.add_extras(snapshot, batch);
@@ -254,13 +257,14 @@ impl Engine {
         self.pipeline.router.tick(now, snapshot, &shared.neighbors, &mut lock);
         let state = lock.get();
         let more = state.nat.expire(now, STEPS_PER_TICK);
-        shared.drops.count_many(DropReason::FragmentLimit, state.nat.take_lost_fragments());
         self.note_timers(now, state, more);
         self.add_extras(snapshot, batch);
     }
 
-    fn note_timers(&mut self, now: Time, state: &Forwarding, more: bool) {
+    fn note_timers(&mut self, now: Time, state: &mut Forwarding, more: bool) {
         self.shared.waiting.store(state.resolver.waiting_inside(), Ordering::Relaxed);
+        self.shared.drops.add(DropReason::FragmentLimit, state.nat.take_lost_fragments());
+        self.shared.drops.add(DropReason::NoNeighbor, state.resolver.take_lost());
         let pause = if more { Duration::from_millis(1) } else { COARSE };
         let connections = state.nat.poll_at().map(|at| at.max(now + pause));
         self.timer = [connections, state.resolver.poll_at()].into_iter().flatten().min();

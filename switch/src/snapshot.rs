@@ -1,7 +1,7 @@
 //! What the workers know of the world: ports, networks, the host's addresses.
 //!
 //! A [`Snapshot`] never changes. The control plane builds a new one and publishes it; a worker loads the newest once per
-//! batch. Counters are the only thing inside that moves.
+//! batch. Counters are what moves inside, and `owned`, the hint which ports to look at.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

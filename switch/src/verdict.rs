@@ -143,11 +143,11 @@ impl Default for DropCounters {
 impl DropCounters {
     /// Counts one frame.
     pub fn count(&self, reason: DropReason) {
-        self.count_many(reason, 1);
+        self.add(reason, 1);
     }
 
-    /// Counts frames.
-    pub fn count_many(&self, reason: DropReason, frames: u64) {
+    /// Counts some.
+    pub fn add(&self, reason: DropReason, frames: u64) {
         self.0[reason as usize].fetch_add(frames, Ordering::Relaxed);
     }
 

@@ -28,13 +28,16 @@ use switch::fdb::{FdbConfig, Kind};
 use switch::mac::Mac;
 use switch::port::memory::{MemoryFrame, MemoryPorts};
 use switch::port::{Rx, Tx};
+use switch::router::Forwarding;
 use switch::snapshot::{Gateway, Link, Network, NetworkId, Port, PortCounters, PortId, Snapshot};
 use switch::verdict::DropReason;
 use tokio::sync::mpsc;
 
 pub use host::Host;
+use uplink::Outer;
 
 mod host;
+mod uplink;
 
 /// Frames kept for the capture of a failing test: the last ones.
 const CAPTURED: usize = 100_000;
@@ -44,6 +47,13 @@ const CAPTURED: usize = 100_000;
 enum Direction {
     Inbound,
     Outbound,
+}
+
+/// Where the switch meets others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    Port(PortId),
+    Uplink(u32),
 }
 
 /// Frames by their end, as counted.
@@ -57,6 +67,8 @@ pub struct Counts {
     pub answered: u64,
     /// Dropped.
     pub dropped: u64,
+    /// Not decided yet: they wait for a next hop's MAC, or for the first fragment of their datagram.
+    pub waiting: u64,
 }
 
 /// How a network of the lab is made. The gateway's MAC is made from its name.
@@ -82,8 +94,9 @@ pub struct Lab {
     networks: Vec<Network>,
     ports: Vec<Port>,
     host_addresses: Vec<IpAddr>,
-    hosts: BTreeMap<PortId, Host>,
-    frames: Vec<(Time, PortId, Direction, Vec<u8>)>,
+    outer: Outer,
+    hosts: BTreeMap<At, Host>,
+    frames: Vec<(Time, At, Direction, Vec<u8>)>,
     capture: bool,
 }
 
@@ -117,6 +130,7 @@ impl Lab {
             networks: Vec::new(),
             ports: Vec::new(),
             host_addresses: Vec::new(),
+            outer: Outer::default(),
             hosts: BTreeMap::new(),
             frames: Vec::new(),
             capture: true,
@@ -127,6 +141,16 @@ impl Lab {
     #[must_use]
     pub fn without_capture(mut self) -> Self {
         self.capture = false;
+        self
+    }
+
+    /// Connections with other limits than production's. To be called first: it forgets all connections.
+    ///
+    /// # Panics
+    /// When a worker has panicked.
+    #[must_use]
+    pub fn with_nat(self, config: nat::Config) -> Self {
+        *self.shared.forwarding.lock().expect("no panic") = Forwarding::new(config);
         self
     }
 
@@ -199,7 +223,7 @@ impl Lab {
         gateway: Option<IpAddr>,
     ) -> PortId {
         let port = self.port(network, name);
-        self.hosts.insert(port, Host::new(mac, addresses, gateway, self.now));
+        self.hosts.insert(At::Port(port), Host::new(mac, addresses, gateway, self.now));
         port
     }
 
@@ -219,8 +243,9 @@ impl Lab {
     }
 
     fn publish(&mut self) {
-        let snapshot =
+        let mut snapshot =
             Snapshot::new(self.networks.clone(), self.ports.clone(), self.host_addresses.iter().copied());
+        self.outer.add_to(&mut snapshot);
         self.shared.snapshot.store(Arc::new(snapshot));
     }
 
@@ -245,13 +270,13 @@ impl Lab {
     /// When there is none.
     #[track_caller]
     pub fn at(&mut self, port: PortId) -> &mut Host {
-        self.hosts.get_mut(&port).expect("a host at this port")
+        self.hosts.get_mut(&At::Port(port)).expect("a host at this port")
     }
 
     /// Lets a frame come in from a port. It is worked on with the next [`Lab::settle`].
     pub fn put(&mut self, port: PortId, frame: impl Into<MemoryFrame>) {
         let frame = frame.into();
-        self.record(port, Direction::Inbound, &frame.bytes);
+        self.record(At::Port(port), Direction::Inbound, &frame.bytes);
         self.memory.put(port, frame);
     }
 
@@ -276,9 +301,16 @@ impl Lab {
     }
 
     /// Frames by their end.
+    ///
+    /// # Panics
+    /// When a worker has panicked.
     pub fn counts(&self) -> Counts {
         let (received, forwarded, answered) = self.shared.passed();
-        Counts { received, forwarded, answered, dropped: self.shared.drops.total() }
+        let waiting = {
+            let state = self.shared.forwarding.lock().expect("no panic");
+            (state.resolver.waiting() + state.nat.held_fragments()) as u64
+        };
+        Counts { received, forwarded, answered, dropped: self.shared.drops.total(), waiting }
     }
 
     /// Works on all frames that came in; gives what is sent to hosts to them, and works on what they answer, until
@@ -291,12 +323,9 @@ impl Lab {
         for _ in 0..10_000 {
             let moved = self.run_hosts() + self.run_switch();
             if moved == 0 {
-                let Counts { received, forwarded, answered, dropped } = self.counts();
-                assert_eq!(
-                    received,
-                    forwarded + answered + dropped,
-                    "received = forwarded + answered + dropped"
-                );
+                let counts = self.counts();
+                let Counts { received, forwarded, answered, dropped, waiting } = counts;
+                assert_eq!(received, forwarded + answered + dropped + waiting, "{counts:?}");
                 return;
             }
         }
@@ -305,13 +334,16 @@ impl Lab {
 
     fn run_hosts(&mut self) -> usize {
         let mut sent = Vec::new();
-        for (port, host) in &mut self.hosts {
+        for (at, host) in &mut self.hosts {
             host.poll(self.now);
-            sent.extend(host.sent().map(|frame| (*port, frame)));
+            sent.extend(host.sent().map(|frame| (*at, frame)));
         }
         let n = sent.len();
-        for (port, frame) in sent {
-            self.put(port, frame);
+        for (at, frame) in sent {
+            match at {
+                At::Port(port) => self.put(port, frame),
+                At::Uplink(uplink) => self.put_outside(uplink, frame),
+            }
         }
         n
     }
@@ -327,22 +359,47 @@ impl Lab {
             n += self.batch.len();
             let snapshot = self.shared.snapshot.load_full();
             self.engine.run(self.now, &snapshot, &mut self.batch);
-            let outgoing = self.engine.outgoing();
-            self.memory.send(&self.batch, outgoing);
-            if self.capture {
-                for (port, frame) in outgoing.iter().map(|o| (o.port, o.frame)).collect::<Vec<_>>() {
-                    let bytes = self.batch.wire(frame)[switch::frame::OFFLOAD_HEADER..].to_vec();
-                    self.record(port, Direction::Outbound, &bytes);
-                }
-            }
-            self.engine.settle(&snapshot, &self.batch);
-            for (port, host) in &mut self.hosts {
-                while let Some(frame) = self.memory.take(*port) {
-                    host.receive(frame.bytes);
-                }
-            }
+            self.send(&snapshot);
+        }
+        if self.engine.timer().is_some_and(|at| at <= self.now) {
+            self.batch.clear();
+            let snapshot = self.shared.snapshot.load_full();
+            self.engine.tick(self.now, &snapshot, &mut self.batch);
+            n += self.send(&snapshot);
         }
         n
+    }
+
+    /// Sends what the engine has decided to; tells how much.
+    fn send(&mut self, snapshot: &Snapshot) -> usize {
+        let outgoing = self.engine.outgoing();
+        self.memory.send(&self.batch, outgoing);
+        let sent: Vec<_> = outgoing.iter().map(|out| (out.link, out.port, out.frame)).collect();
+        for (link, port, frame) in &sent {
+            let bytes = &self.batch.wire(*frame)[switch::frame::OFFLOAD_HEADER..];
+            let at = match link {
+                Link::Uplink(uplink) => {
+                    let subnets = self.networks.iter().flat_map(|n| &n.gateways).map(|g| g.subnet);
+                    uplink::assert_clean(bytes, &subnets.collect::<Vec<_>>());
+                    At::Uplink(*uplink)
+                }
+                _ => At::Port(*port),
+            };
+            if self.capture {
+                let bytes = bytes.to_vec();
+                self.record(at, Direction::Outbound, &bytes);
+            }
+        }
+        self.engine.settle(snapshot, &self.batch);
+        for (at, host) in &mut self.hosts {
+            while let Some(frame) = match at {
+                At::Port(port) => self.memory.take(*port),
+                At::Uplink(uplink) => self.memory.take_outside(*uplink),
+            } {
+                host.receive(frame.bytes);
+            }
+        }
+        sent.len()
     }
 
     /// Lets time pass: hosts do what is due, at the moment when it is due.
@@ -361,7 +418,7 @@ impl Lab {
 
     fn next_due(&mut self) -> Option<Time> {
         let now = self.now;
-        self.hosts.values_mut().filter_map(|h| h.due(now)).min()
+        self.hosts.values_mut().filter_map(|h| h.due(now)).chain(self.engine.timer()).min()
     }
 
     /// Lets time pass until `done`, at most `limit`.
@@ -377,12 +434,12 @@ impl Lab {
         }
     }
 
-    fn record(&mut self, port: PortId, direction: Direction, bytes: &[u8]) {
+    fn record(&mut self, at: At, direction: Direction, bytes: &[u8]) {
         if self.capture {
             if self.frames.len() == CAPTURED {
                 self.frames.drain(..CAPTURED / 2);
             }
-            self.frames.push((self.now, port, direction, bytes.to_vec()));
+            self.frames.push((self.now, at, direction, bytes.to_vec()));
         }
     }
 
@@ -394,17 +451,22 @@ impl Lab {
         let name = thread::current().name().unwrap_or("test").replace("::", "-");
         let path = folder.join(format!("{name}-{}.pcapng", std::process::id()));
         let mut writer = PcapNgWriter::new(BufWriter::new(File::create(&path)?))?;
-        for port in &self.ports {
+        for name in self.ports.iter().map(|p| &p.name).chain(self.outer.names()) {
             let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
-            interface.options.push(InterfaceDescriptionOption::IfName(Cow::Borrowed(&port.name)));
+            interface.options.push(InterfaceDescriptionOption::IfName(Cow::Borrowed(name)));
             interface.options.push(InterfaceDescriptionOption::IfTsResol(9)); // times are in 10^-9 s
             writer.write_pcapng_block(interface)?;
         }
-        for (time, port, direction, bytes) in &self.frames {
+        for (time, at, direction, bytes) in &self.frames {
+            let interface_id = match at {
+                At::Port(port) => port.0,
+                // Interface indices of uplinks begin at 1.
+                At::Uplink(uplink) => u32::try_from(self.ports.len())? + uplink - 1,
+            };
             // The two low bits of epb_flags: 1 is inbound, 2 is outbound.
             let flags = if *direction == Direction::Inbound { 1 } else { 2 };
             writer.write_pcapng_block(EnhancedPacketBlock {
-                interface_id: port.0,
+                interface_id,
                 timestamp: time.since(Time::ZERO),
                 original_len: u32::try_from(bytes.len())?,
                 data: Cow::Borrowed(bytes),

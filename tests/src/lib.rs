@@ -1,12 +1,15 @@
 //! The two labs that the tests of this package run in, one file per capability in `tests/`.
 //!
 //! [`lab`] is in memory and in virtual time: smoltcp hosts on the stages and the MAC table of production.
-//! [`netns`], [`site`] and [`guarded`] are real: namespaces, `swd`, `swctl`, and the programs that people use.
+//! [`netns`], [`site`] and [`guarded`] are real: namespaces, `swd`, `swctl`, and the programs that people use; [`outside`]
+//! watches what leaves the host.
 
 pub mod fuzz;
 pub mod guarded;
 pub mod lab;
 pub mod netns;
+pub mod noise;
+pub mod outside;
 pub mod process;
 pub mod raw;
 pub mod site;

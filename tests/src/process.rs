@@ -19,13 +19,21 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 21] = [
     "ip",
     "nsenter",
     "setpriv",
     "ping",
     "curl",
     "iperf3",
+    "dig",
+    "dnsmasq",
+    "mtr",
+    "nc",
+    "scp",
+    "sshd",
+    "ssh-keygen",
+    "traceroute",
     "tcpdump",
     "python3",
     "ethtool",
@@ -61,13 +69,14 @@ fn which(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|p| p.is_file())
 }
 
-/// A binary of this workspace, built beside the running test.
+/// A binary of this workspace, built beside the running test or program.
 ///
 /// # Panics
 /// When it is not there: `make test` builds it first.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
+    let me = std::env::current_exe().expect("the program's own path");
+    let folder = me.parent().expect("target/<profile>, or target/<profile>/deps for a test");
+    let profile = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
     let path = profile.join(name);
     assert!(
         path.is_file(),

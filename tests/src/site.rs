@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::netns::{Namespace, ip, remove, unique_name, veth};
+use crate::netns::{Namespace, ip, remove, unique_name};
 use crate::process::{Background, Output, TIMEOUT, binary, ms, run, s, wait_until};
 
 /// The host's address in the network `default`.
@@ -94,7 +94,15 @@ impl Site {
     /// When the namespace cannot be made.
     #[track_caller]
     pub fn stopped() -> Self {
-        let host = Namespace::new();
+        Self::stopped_on(Namespace::new())
+    }
+
+    /// A host that exists already, on which swd does not run yet.
+    ///
+    /// # Panics
+    /// When there is no room for swd's files.
+    #[track_caller]
+    pub fn stopped_on(host: Namespace) -> Self {
         let dir = TempDir::with_prefix("swd-test-").expect("a temporary folder");
         let arguments = vec!["--uplink".to_owned(), "none".to_owned()];
         Self { host, name: unique_name(), dir, arguments, swd: None }
@@ -145,7 +153,16 @@ impl Site {
     /// When it does not get ready.
     #[track_caller]
     pub fn start(&mut self) {
-        self.spawn();
+        self.start_by(&[]);
+    }
+
+    /// The same by a program that runs swd: `prlimit --nofile=100`, say.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[track_caller]
+    pub fn start_by(&mut self, program: &[&str]) {
+        self.spawn_by(program);
         let log = self.log_path();
         let swd = self.swd.as_mut().expect("just started");
         wait_until("swd is ready", s(20), || {
@@ -159,6 +176,11 @@ impl Site {
     /// Starts swd and does not wait.
     #[track_caller]
     pub fn spawn(&mut self) {
+        self.spawn_by(&[]);
+    }
+
+    #[track_caller]
+    fn spawn_by(&mut self, program: &[&str]) {
         assert!(self.swd.is_none(), "swd runs already");
         // Each run has a log of its own, so that one run's `ready` is not taken for another's.
         let earlier = self.log();
@@ -169,8 +191,10 @@ impl Site {
             fs::write(self.file("earlier.log"), all).expect("write");
         }
         drop(fs::remove_file(self.log_path()));
-        let mut command =
-            self.swd_command(&self.name, &self.runtime_dir(), &self.state_dir(), &self.arguments);
+        let swd = binary("swd");
+        let mut command = self.host.command(&[program, &[swd.to_str().expect("UTF-8")]].concat());
+        command.args(["--name", &self.name, "--runtime-dir"]).arg(self.runtime_dir());
+        command.arg("--state-dir").arg(self.state_dir()).args(&self.arguments);
         self.swd = Some(Background::start(&mut command, &self.log_path()));
     }
 
@@ -433,18 +457,6 @@ impl Container {
     pub fn ping(&self, other: &Self) {
         self.ns.ping(&other.address);
     }
-}
-
-/// A third host's interface: a veth pair between the host and a namespace that stands for what is outside. The host has
-/// `172.16.0.2/16` on `eth0`, and a default route to `172.16.0.1`.
-#[track_caller]
-pub fn outside(host: &Namespace) -> Namespace {
-    let wan = Namespace::new();
-    veth(("eth0", host), ("eth0", &wan));
-    host.ip(&["addr", "add", "172.16.0.2/16", "dev", "eth0"]);
-    wan.ip(&["addr", "add", "172.16.0.1/16", "dev", "eth0"]);
-    host.ip(&["route", "add", "default", "via", "172.16.0.1"]);
-    wan
 }
 
 /// All namespaces of the machine.

@@ -7,12 +7,13 @@ use std::net::{TcpListener, UdpSocket};
 use nix::sys::signal::Signal;
 use tests::for_each_port_kind;
 use tests::netns::Namespace;
+use tests::outside::unwatched;
 use tests::process::{s, wait_until};
 use tests::raw::{
     BROADCAST, Frame, Raw, arp_request, echo4, is_arp_reply, is_neighbour_advertisement, mac,
     neighbour_solicitation, syn4, udp4, udp6,
 };
-use tests::site::{Container, Site, outside, quiet};
+use tests::site::{Container, Site, quiet};
 
 const CONTAINER: [u8; 4] = [172, 20, 0, 10];
 const GATEWAY: [u8; 4] = [172, 20, 0, 1];
@@ -149,7 +150,7 @@ fn assert_silence(site: &Site, c: &Container, raw: &mut Raw, ears: &Ears, gatewa
 for_each_port_kind! {
     fn a_host_without_access_neither_hears_nor_answers(way) {
         let mut site = Site::stopped();
-        let _outside = outside(&site.host);
+        let _outside = unwatched(&site.host);
         site.host.ip(&["addr", "add", "192.0.2.7/32", "dev", "lo"]);
         site.host.ip(&["addr", "add", "2001:db8:9::2/64", "dev", "eth0", "nodad"]);
         site.start();

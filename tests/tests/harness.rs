@@ -3,8 +3,9 @@
 use std::io::Read;
 
 use tests::netns::{Namespace, veth};
+use tests::outside::Outside;
 use tests::process::{python, run, s};
-use tests::raw::{BROADCAST, Raw, arp_request, experiment, is_arp_reply, mac};
+use tests::raw::{BROADCAST, Raw, arp_request, experiment, is_arp_reply, mac, udp6};
 use tests::stream::{tcp_is_identical, udp_is_identical};
 
 fn cable() -> (Namespace, Namespace) {
@@ -89,4 +90,75 @@ fn a_program_that_hangs_is_killed() {
         std::process::Command::new(python()).args(["-c", "import time; time.sleep(60)"]),
         tests::process::ms(200),
     );
+}
+
+/// A host with an outside and no swd, which does what it must not.
+fn guilty(deed: impl FnOnce(&Namespace, &Outside)) {
+    let host = Namespace::new();
+    let outside = Outside::new(&host);
+    deed(&host, &outside);
+}
+
+#[test]
+#[should_panic(expected = "Inside(\"the packet's header\", 172.18.0.10)")]
+fn an_inside_address_that_leaves_is_seen() {
+    guilty(|host, _| {
+        host.ip(&["addr", "add", "172.18.0.10/32", "dev", "lo"]);
+        let socket = host.udp("172.18.0.10:4000");
+        socket.send_to(b"look who I am", "172.16.0.1:9").expect("send");
+    });
+}
+
+#[test]
+#[should_panic(expected = "Inside(\"the quote of an ICMP error\", fd00:18::10)")]
+fn an_inside_address_in_the_quote_of_an_error_is_seen() {
+    guilty(|host, outside| {
+        let [inner, outer] = [["2001:db8::1", "fd00:18::10"], ["2001:db8::2", "2001:db8::1"]]
+            .map(|pair| pair.map(|a: &str| a.parse::<std::net::Ipv6Addr>().expect("an address").octets()));
+        let macs = (mac(&outside.mac("eth0")), mac(&host.mac("eth0")));
+        let quoted = udp6(macs, (inner[0], 9), (inner[1], 5000), b"asked")[14..].to_vec();
+        // Destination unreachable, port.
+        let error = etherparse::PacketBuilder::ethernet2(macs.1, macs.0)
+            .ipv6(outer[0], outer[1], 63)
+            .icmpv6_raw(1, 4, [0; 4]);
+        let mut frame = Vec::new();
+        error.write(&mut frame, &quoted).expect("a Vec takes everything");
+        Raw::open(host, "eth0").send_all([&frame[..]]);
+    });
+}
+
+#[test]
+#[should_panic(expected = "Refused(5000)")]
+fn a_reset_of_the_hosts_stack_is_seen() {
+    guilty(|_, outside| {
+        outside.tcp_connect("[2001:db8::2]:5000", s(3)).expect_err("nobody listens");
+    });
+}
+
+#[test]
+#[should_panic(expected = "Refused(61000)")]
+fn a_port_unreachable_of_the_hosts_stack_is_seen() {
+    guilty(|_, outside| {
+        let socket = outside.udp("172.16.0.1:4000");
+        socket.connect("172.16.0.2:61000").expect("connect");
+        socket.set_read_timeout(Some(s(3))).expect("timeout");
+        socket.send(b"anybody there?").expect("send");
+        assert_eq!(socket.recv(&mut [0]).expect_err("refused").kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+#[should_panic(expected = "did not refuse, as was expected: [6000]")]
+fn a_refusal_that_was_expected_must_come() {
+    guilty(|_, outside| outside.expect_refusals(6000, 1));
+}
+
+#[test]
+fn an_expected_refusal_and_the_hosts_own_traffic_are_no_fault() {
+    guilty(|host, outside| {
+        outside.expect_refusals(5000, 1);
+        outside.tcp_connect("172.16.0.2:5000", s(3)).expect_err("nobody listens");
+        host.ping("172.16.0.1");
+        outside.ping("2001:db8::2");
+    });
 }

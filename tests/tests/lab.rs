@@ -47,6 +47,7 @@ fn reaches<const N: usize>(lab: &mut Lab, ports: &[PortId; N], from: usize, fram
         forwarded: before.forwarded + forwarded,
         answered: before.answered,
         dropped: before.dropped + dropped,
+        waiting: 0,
     };
     assert_eq!(after, expected, "counted as what it was");
     reached

@@ -1,38 +1,28 @@
 //! From containers to the outside, behind the host's address. The outside has no route to the containers.
 
 use tests::for_each_port_kind;
-use tests::netns::{Namespace, veth};
-use tests::process::{Background, ms, python, s, wait_until};
-use tests::site::{Container, Site, Way, outside};
+use tests::outside::Outside;
+use tests::process::{ms, python, s, wait_until};
+use tests::site::{Container, Site, Way};
 
 const WAN: &str = "172.16.0.1";
 const HOST: &str = "172.16.0.2";
 const WAN6: &str = "2001:db8::1";
 
-/// A host with an uplink to an outside, and a capture there.
+/// A host with an uplink to an outside.
 struct World {
+    // First, so that the watch ends while swd still keeps the host's stack silent.
+    wan: Outside,
     site: Site,
-    wan: Namespace,
-    capture: Option<Background>,
 }
 
 impl World {
     fn new() -> Self {
         let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
-        let wan = outside(&site.host);
-        site.host.ip(&["addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad"]);
-        wan.ip(&["addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad"]);
-        site.host.ip(&["-6", "route", "add", "default", "via", WAN6]);
+        let wan = Outside::new(&site.host);
         wan.ip(&["addr", "add", "198.51.100.7/32", "dev", "lo"]);
-        let file = site.file("outside.pcap");
-        let words = ["tcpdump", "-i", "eth0", "-U", "-s", "100", "-w", file.to_str().expect("UTF-8")];
-        let capture = wan.start(&words, &site.file("tcpdump.log"));
-        let log = site.file("tcpdump.log");
-        wait_until("tcpdump listens", s(5), || {
-            std::fs::read_to_string(&log).unwrap_or_default().contains("listening on")
-        });
         site.start();
-        Self { site, wan, capture: Some(capture) }
+        Self { wan, site }
     }
 
     fn container(&self, way: Way) -> Container {
@@ -49,24 +39,8 @@ impl World {
         server.wait(s(5));
     }
 
-    /// What was captured outside and matches a filter.
-    fn captured(&mut self, filter: &str) -> String {
-        if let Some(mut capture) = self.capture.take() {
-            std::thread::sleep(ms(200));
-            capture.signal(nix::sys::signal::Signal::SIGTERM);
-            capture.wait(s(5));
-        }
-        let file = self.site.file("outside.pcap");
-        self.wan.run(&["tcpdump", "-nr", file.to_str().expect("UTF-8"), filter]).ok().stdout
-    }
-
-    /// Nothing inside was seen outside, and the host's stack has not interfered.
-    fn check(&mut self) {
-        assert_eq!(self.captured("net 172.18.0.0/16 or net fd00:18::/32"), "");
-        // A container's own have one hop less.
-        let stack = "(tcp[tcpflags] & tcp-rst != 0 or icmp[icmptype] == icmp-unreach) and ip[8] = 64";
-        let stack = format!("src {HOST} and {stack}");
-        assert_eq!(self.captured(&stack), "");
+    /// The host is as it was.
+    fn check(&self) {
         assert_eq!(self.site.host.run(&["cat", "/proc/sys/net/ipv4/ip_forward"]).ok().stdout.trim(), "0");
         assert_eq!(self.site.host.run(&["nft", "list", "ruleset"]).ok().stdout, "");
     }
@@ -74,7 +48,7 @@ impl World {
 
 for_each_port_kind! {
     fn programs_reach_the_outside(way) {
-        let mut world = World::new();
+        let world = World::new();
         let c1 = world.container(way);
         c1.ns.ping(WAN);
         c1.ns.ping("198.51.100.7");
@@ -98,7 +72,7 @@ for_each_port_kind! {
 
 #[test]
 fn udp_answers_come_back_and_strangers_do_not() {
-    let mut world = World::new();
+    let world = World::new();
     let c1 = world.container(Way::PortAdd);
     let there = world.wan.udp("172.16.0.1:5353");
     let here = c1.ns.udp("0.0.0.0:4000");
@@ -129,7 +103,7 @@ fn udp_answers_come_back_and_strangers_do_not() {
 
 #[test]
 fn ipv6_reaches_the_outside() {
-    let mut world = World::new();
+    let world = World::new();
     world.site.ctl(&["network", "add", "six", "--subnet", "fd00:18::/64", "--subnet", "172.19.0.0/16"]);
     let c = world.site.container_in("six", "c6", Way::Attach, "172.19.0.10");
     c.ns.ping(WAN6);
@@ -144,7 +118,7 @@ fn ipv6_reaches_the_outside() {
 
 #[test]
 fn hops_sizes_and_dead_ends_are_told() {
-    let mut world = World::new();
+    let world = World::new();
     let c1 = world.container(Way::PortAdd);
     let first = c1.ns.run(&["ping", "-n", "-c1", "-W2", "-t1", "198.51.100.7"]).stdout;
     assert!(first.contains("From 172.18.0.1") && first.contains("Time to live exceeded"), "{first}");
@@ -164,7 +138,6 @@ fn hops_sizes_and_dead_ends_are_told() {
     c1.ns.ip(&["addr", "add", "10.9.9.9/32", "dev", "lo"]);
     c1.ns.run(&["ping", "-n", "-c1", "-W1", "-I", "10.9.9.9", WAN]);
     assert!(world.site.drops("spoofed-source") > 0);
-    assert_eq!(world.captured("host 10.9.9.9"), "");
     world.check();
 }
 
@@ -185,7 +158,7 @@ fn networks_are_closed_to_each_other_until_allowed() {
 
 #[test]
 fn changes_of_the_host_are_followed() {
-    let mut world = World::new();
+    let world = World::new();
     let c1 = world.container(Way::PortAdd);
     c1.ns.ping("198.51.100.7");
     // Down and up: the kernel forgets the default route with the link.
@@ -203,16 +176,13 @@ fn changes_of_the_host_are_followed() {
     let rows = world.site.rows(&["conntrack", "ls"]);
     assert!(rows.iter().any(|r| r["reply"]["dst"] == "172.16.0.3"), "{rows:?}");
     // The default route moves to another interface.
-    let second = Namespace::new();
-    veth(("wan2", &world.site.host), ("eth0", &second));
-    world.site.host.ip(&["addr", "add", "192.0.2.2/24", "dev", "wan2"]);
-    second.ip(&["addr", "add", "192.0.2.1/24", "dev", "eth0"]);
+    let addresses = (["192.0.2.2/24", "2001:db8:2::2/64"], ["192.0.2.1/24", "2001:db8:2::1/64"]);
+    let second = Outside::connect(&world.site.host, "wan2", addresses.0, addresses.1);
     second.ip(&["addr", "add", "203.0.113.7/32", "dev", "lo"]);
     world.site.host.ip(&["route", "replace", "default", "via", "192.0.2.1"]);
     wait_until("the other uplink is used", s(5), || c1.ns.pings("203.0.113.7"));
     c1.ns.ping(WAN);
     assert_eq!(world.site.json(&["status"])["uplink"], "wan2");
-    assert_eq!(world.captured("net 172.18.0.0/16"), "");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::netns::Namespace;
+use tests::outside::unwatched;
 use tests::process::{s, wait_until};
 use tests::raw::{Raw, experiment, mac, udp4};
-use tests::site::{GATEWAY, Site, Way, heavy, outside};
+use tests::site::{GATEWAY, Site, Way, heavy};
 
 /// What the reason is called.
 const LOST: &str = "not-received";
@@ -71,7 +72,7 @@ fn frames_that_containers_lose_are_counted() {
 fn frames_that_an_uplink_loses_are_counted() {
     let _alone = heavy();
     let mut site = Site::stopped().arguments(&["--uplink", "eth0"]);
-    let wan = outside(&site.host);
+    let wan = unwatched(&site.host);
     site.start();
     let c = site.container("c1", Way::Attach, "172.18.0.10");
     site.ctl(&["publish", "5000/udp", "172.18.0.10:5000"]);

@@ -1,20 +1,19 @@
 //! Published ports: reached from the outside, from containers, from the target itself and from the host.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{s, wait_until};
-use tests::site::{Container, Site, Way, outside};
+use tests::site::{Container, Site, Way, quiet};
 
 const HOST: &str = "172.16.0.2";
 
-fn world() -> (Site, Namespace) {
+fn world() -> (Site, Outside) {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
-    let wan = outside(&site.host);
-    site.host.ip(&["addr", "add", "2001:db8::2/64", "dev", "eth0", "nodad"]);
-    wan.ip(&["addr", "add", "2001:db8::1/64", "dev", "eth0", "nodad"]);
+    let wan = Outside::new(&site.host);
     site.start();
     (site, wan)
 }
@@ -49,7 +48,8 @@ fn a_published_port_is_reached_from_everywhere() {
         let (site, wan) = world();
         let c1 = web(&site, way);
         let c2 = site.container("c2", way, "172.18.0.20");
-        assert!(ask(&wan, "172.16.0.2:5000").is_err());
+        wan.expect_refusals(5000, 1);
+        assert!(ask(&wan, "172.16.0.2:5000").is_err(), "not published yet");
         site.ctl(&["publish", "5000", "172.18.0.10:5000"]);
         assert_eq!(
             ask(&wan, "172.16.0.2:5000").expect("outside"),
@@ -128,9 +128,10 @@ fn publishes_are_kept_taken_back_and_refused() {
 
     let mut open = wan.tcp_connect("172.16.0.2:5000", s(3)).expect("connect");
     site.ctl(&["unpublish", "5000"]);
-    assert!(ask(&wan, "172.16.0.2:5000").is_err());
+    wan.expect_refusals(5000, 2);
+    assert!(ask(&wan, "172.16.0.2:5000").is_err(), "the host's again");
     assert_eq!(site.json(&["conntrack", "count", "--port", "5000"])["connections"], 0);
-    let _ = open.write_all(b"x");
+    wait_until("the open connection is over", s(5), || open.write_all(b"x").is_err());
     site.try_ctl(&["unpublish", "5000"]).one_line_error();
 }
 
@@ -140,10 +141,53 @@ fn run_publishes_a_port_while_it_runs() {
     let python = tests::process::python().to_str().expect("UTF-8").to_owned();
     let words = ["run", "-p", "8080:80", "--", &python, "-m", "http.server", "80"];
     let mut run = tests::process::Background::start(&mut site.swctl_command(&words), &site.file("run.log"));
+    wait_until("it is published", s(10), || !site.rows(&["published"]).is_empty());
     wait_until("it is reached", s(10), || {
         wan.run(&["curl", "-s", "-o", "/dev/null", "-m2", "http://172.16.0.2:8080/"]).status.success()
     });
     run.signal(nix::sys::signal::Signal::SIGTERM);
     run.wait(s(5));
     assert!(site.rows(&["published"]).is_empty());
+}
+
+/// What `kill -9` leaves: the port is published again by itself, and a published connection goes on, since its ports are
+/// those of the rule. A masqueraded one had a port that nobody remembers: its end is told at once.
+#[test]
+fn connections_survive_kill_9_as_far_as_their_ports_allow() {
+    let (mut site, wan) = world();
+    let c1 = site.container("c1", Way::PortAdd, "172.18.0.10");
+    let listener = c1.ns.tcp_listen("0.0.0.0:5000");
+    site.ctl(&["publish", "5000", "172.18.0.10:5000"]);
+    let mut client = wan.tcp_connect("172.16.0.2:5000", s(3)).expect("connect");
+    let (mut server, _) = listener.accept().expect("accept");
+    let outer = wan.tcp_listen("172.16.0.1:7000");
+    let mut out = c1.ns.tcp_connect("172.16.0.1:7000", s(3)).expect("connect");
+    let (_far, _) = outer.accept().expect("accept");
+    let says = |from: &mut TcpStream, to: &mut TcpStream| {
+        to.set_read_timeout(Some(s(10))).expect("timeout");
+        from.write_all(b"hello").expect("send");
+        let mut heard = [0; 5];
+        to.read_exact(&mut heard).expect("hear");
+        assert_eq!(&heard, b"hello");
+    };
+    says(&mut client, &mut server);
+    // From either side first.
+    for from_outside in [true, false] {
+        // While swd is dead the host's stack answers for the port: nothing is to be on its way, no late acknowledgement
+        // either.
+        quiet();
+        site.kill();
+        site.start();
+        wait_until("the uplink is back", s(10), || c1.ns.pings("172.16.0.1"));
+        if from_outside {
+            says(&mut client, &mut server);
+        }
+        says(&mut server, &mut client);
+        says(&mut client, &mut server);
+    }
+    out.set_read_timeout(Some(s(10))).expect("timeout");
+    out.write_all(b"hello").expect("send");
+    let end = out.read(&mut [0; 5]).expect_err("nobody remembers");
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    drop(c1.ns.tcp_connect("172.16.0.1:7000", s(3)).expect("a new one"));
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use tests::for_each_port_kind;
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{python, s, wait_until};
-use tests::site::{Container, GATEWAY, Site, Way, outside};
+use tests::site::{Container, GATEWAY, Site, Way};
 
 /// What must be the same before and after.
 #[derive(Debug, PartialEq)]
@@ -89,7 +90,7 @@ fn assert_serves_http(server: &Namespace, address: &str, client: &Namespace, sit
 for_each_port_kind! {
     fn containers_host_and_gateway_reach_each_other(way) {
         let mut site = Site::stopped();
-        let _outside = outside(&site.host);
+        let _outside = Outside::new(&site.host);
         site.host.ip(&["addr", "add", "192.0.2.7/32", "dev", "lo"]);
         let interfaces = site.host.links();
         let before = Untouched::of(&site.host, &interfaces);

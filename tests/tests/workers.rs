@@ -8,8 +8,9 @@ use std::thread;
 
 use tests::for_each_port_kind;
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{s, wait_until};
-use tests::site::{GATEWAY, Site, Way, outside};
+use tests::site::{GATEWAY, Site, Way};
 use tests::stream::tcp_echoes;
 
 /// How often each worker was woken.
@@ -46,7 +47,7 @@ fn greets(from: &Namespace, address: &str) -> bool {
 for_each_port_kind! {
     fn two_workers_share_the_work(way) {
         let mut site = Site::stopped();
-        let wan = outside(&site.host);
+        let wan = Outside::new(&site.host);
         fs::write(site.file("swd.toml"), "uplink = \"eth0\"\nworkers = 2\n").expect("write");
         let config = site.file("swd.toml").display().to_string();
         site = site.arguments(&["--config", &config]);
@@ -60,7 +61,7 @@ for_each_port_kind! {
         let before = wakes(&site);
         assert_eq!(before.len(), 2);
 
-        // Flows of all kinds: to a neighbour, to the host, to the outside, from the outside, from the host itself.
+        // Flows of all kinds: to a neighbour, to the host, to the from the outside, from the host itself.
         greet(wan.tcp_listen("0.0.0.0:80"));
         greet(site.host.tcp_listen("0.0.0.0:81"));
         greet(c2.ns.tcp_listen("0.0.0.0:80"));

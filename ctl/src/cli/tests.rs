@@ -29,7 +29,7 @@ fn every_line_of_the_contract() {
         "swctl status --json",
         "swctl --json --socket /tmp/a.sock status",
         "swctl network add blue --subnet 10.1.0.0/16 --subnet fd00:1::/64 --gateway 10.1.0.1 --gateway fd00:1::1 \
-         --mtu 9000 --isolate-ports --no-masquerade --no-host-access",
+         --mapping address-and-port-dependent --filtering endpoint-independent --mtu 9000 --isolate-ports --no-masquerade --no-host-access",
         "swctl network ls --json",
         "swctl network show blue",
         "swctl network rm blue",
@@ -72,6 +72,8 @@ fn a_network_with_nothing_but_a_subnet() {
             mtu: None,
             isolate_ports: false,
             masquerade: true,
+            mapping: Mapping::default(),
+            filtering: Filtering::default(),
             host_access: true,
         }
     );

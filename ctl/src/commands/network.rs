@@ -1,6 +1,9 @@
 //! `swctl network`.
 
-use ctl::{api::Network, client::Client};
+use ctl::{
+    api::{Filtering, Mapping, Network},
+    client::Client,
+};
 
 use crate::{
     cli,
@@ -34,6 +37,7 @@ fn list(networks: &[Network]) -> String {
         Column::Left("SUBNETS"),
         Column::Left("GATEWAYS"),
         Column::Left("HOST END"),
+        Column::Left("NAT"),
         Column::Right("MTU"),
         Column::Right("PORTS"),
         Column::Right("LEASES"),
@@ -44,12 +48,27 @@ fn list(networks: &[Network]) -> String {
             table::list(&network.subnets),
             table::list(&network.gateways),
             table::optional(network.host_ifname.as_deref()),
+            nat(network),
             network.mtu.to_string(),
             network.ports.len().to_string(),
             network.leases.to_string(),
         ]);
     }
     table.to_string()
+}
+
+/// Mapping and filtering in a word: short for what a table has room for.
+fn nat(network: &Network) -> String {
+    let mapping = match network.mapping {
+        Mapping::EndpointIndependent => "eim",
+        Mapping::AddressAndPortDependent => "apdm",
+    };
+    let filtering = match network.filtering {
+        Filtering::AddressAndPortDependent => "apdf",
+        Filtering::AddressDependent => "adf",
+        Filtering::EndpointIndependent => "eif",
+    };
+    if network.masquerade { format!("{mapping}/{filtering}") } else { "off".to_owned() }
 }
 
 fn show(network: &Network) -> String {
@@ -63,6 +82,8 @@ fn show(network: &Network) -> String {
         ("Host end", table::optional(network.host_ifname.as_deref())),
         ("Host access", yes_no(network.host_access)),
         ("Masquerade", yes_no(network.masquerade)),
+        ("Mapping", network.mapping.name().to_owned()),
+        ("Filtering", network.filtering.name().to_owned()),
         ("Isolated ports", yes_no(network.isolate_ports)),
         ("Leases", network.leases.to_string()),
         ("Ports", table::list(&network.ports)),

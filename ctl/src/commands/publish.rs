@@ -51,7 +51,10 @@ fn describe(all: &[Published]) -> String {
         let count = p.connections.to_string();
         table.row([p.name.clone(), target(p), p.network.clone(), table::list(&p.from), count]);
     }
-    table.to_string()
+    let problems = all.iter().filter_map(|p| Some((&p.name, p.problem.as_ref()?)));
+    problems.fold(table.to_string(), |text, (name, why)| {
+        text + &table::printable(&format!("{name} does not work: {why}")) + "\n"
+    })
 }
 
 #[cfg(test)]
@@ -72,14 +75,20 @@ mod tests {
             network: "default".into(),
             from: Vec::new(),
             connections: 3,
+            problem: None,
             since: "2026-11-21T20:00:00Z".parse().unwrap(),
         };
         let json = serde_json::to_value(&published).unwrap();
         assert_eq!((&json["protocol"], &json["host_ip"]), (&"udp".into(), &serde_json::Value::Null));
         assert_eq!(
-            describe(&[published]),
+            describe(std::slice::from_ref(&published)),
             "PUBLISHED      TARGET             NETWORK  FROM  CONNECTIONS\n\
              8000-8009/udp  172.18.0.10:80-89  default  -               3\n"
+        );
+        let refused = Published { problem: Some("port 8000/udp is used by nc (pid 9)".into()), ..published };
+        assert_eq!(
+            describe(&[refused]).lines().last(),
+            Some("8000-8009/udp does not work: port 8000/udp is used by nc (pid 9)")
         );
     }
 }

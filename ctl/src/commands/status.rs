@@ -1,7 +1,7 @@
 //! `swctl status`, `swctl drops`.
 
 use ctl::{
-    api::{DropCount, Status},
+    api::{DropCount, Guards, Status},
     client::Client,
 };
 use jiff::{Timestamp, Unit};
@@ -37,7 +37,9 @@ fn describe(status: &Status, now: Timestamp) -> String {
             "fast path",
             if status.fast_path { format!("{} flows", status.fast_flows) } else { "off".to_owned() },
         ),
-        ("Connections", status.connections.to_string()),
+        ("Connections", format!("{} of {}", status.connections, status.max_connections)),
+        ("Pool", table::optional(status.pool.as_deref())),
+        ("Port guards", table::optional(status.guards.map(Guards::name))),
         ("Received", status.received.to_string()),
         ("Forwarded", status.forwarded.to_string()),
         ("Answered", status.answered.to_string()),
@@ -77,6 +79,9 @@ mod tests {
             answered: 8,
             not_received: 10,
             fdb_entries: 9,
+            max_connections: 10,
+            pool: None,
+            guards: Some(Guards::Bpf),
             fast_path: true,
             fast_flows: 2,
         };
@@ -91,7 +96,8 @@ mod tests {
                 "Uplink        -",
             ]
         );
-        assert_eq!(lines[13..], ["Dropped       5", "Not received  10"]);
+        assert_eq!(lines[lines.len() - 2..], ["Dropped       5", "Not received  10"]);
+        assert!(lines.contains(&"Connections   4 of 10") && lines.contains(&"Port guards   bpf"), "{text}");
 
         // The clock was set back since.
         let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());

@@ -42,22 +42,24 @@ impl Nat {
     /// The next fragment that had come before the first of its datagram and is translated now, with its way. To be asked
     /// after each [`crate::Verdict::Forward`], and sent after that packet. Its hop limit is as it arrived.
     pub fn next_released(&mut self) -> Option<(Forward, Vec<u8>)> {
-        let (forward, bytes, _) = self.released.pop_front()?;
-        Some((forward, bytes))
+        self.released.pop_front().map(|(forward, bytes, _)| (forward, bytes))
     }
 
-    /// Gives up the fragments that were not asked for by [`Self::next_released`]: those of a first fragment that was
-    /// dropped after all.
-    pub fn forget_released(&mut self) {
-        for (.., only_here) in self.released.drain(..) {
-            self.fragments.lose(only_here.into());
+    /// Drops what [`Self::next_released`] has not given: the packet that it was to follow was not sent.
+    pub fn discard_released(&mut self) {
+        while let Some((_, _, only_here)) = self.released.pop_front() {
+            self.fragments.lose(1, only_here);
         }
     }
 
-    /// How many fragments for which [`crate::Verdict::Held`] was said by [`Self::outbound`] or [`Self::routed`] were given
-    /// up since the last call: their first one did not come. Those of [`Self::inbound`] and [`Self::hairpin`] may be the
-    /// host's, which has them.
-    pub fn take_lost_fragments(&mut self) -> u64 {
+    /// How many fragments of [`Self::outbound`] and [`Self::routed`] are held.
+    pub const fn held_fragments(&self) -> usize {
+        self.fragments.waiting()
+    }
+
+    /// How many of them were dropped since this was asked last, because their first one did not come in time or was not
+    /// sent. Of [`Self::inbound`] and [`Self::hairpin`] copies are held, which nobody misses.
+    pub const fn take_lost_fragments(&mut self) -> u64 {
         self.fragments.take_lost()
     }
 

@@ -20,8 +20,10 @@ use super::links::{Conn, Link, LinkError, VethPair};
 use super::live::LiveLink;
 use super::namespace;
 use super::plan::Action;
+use super::settings;
 use crate::fdb::Kind;
 use crate::mac::Mac;
+use crate::router::nat_network;
 use crate::sys::netns::NetNs;
 use crate::sys::tun;
 
@@ -87,11 +89,7 @@ impl Daemon {
                 }
                 Ok(())
             }
-            Action::AddPublish(key) => self.set_up_publish(key),
-            Action::RemoveStatic(_)
-            | Action::RemovePort(_)
-            | Action::RemoveNetwork(_)
-            | Action::RemovePublish(_) => Ok(()),
+            Action::RemoveStatic(_) | Action::RemovePort(_) | Action::RemoveNetwork(_) => Ok(()),
         }
     }
 
@@ -112,7 +110,6 @@ impl Daemon {
                         self.dataplane.fdb().remove(network, s.mac);
                     }
                 }
-                Action::RemovePublish(key) => self.take_down_publish(key, old),
                 Action::RemovePort(name) => {
                     if let Some(port) = old.ports.get(name) {
                         self.end_relayed(port.addresses());
@@ -200,6 +197,8 @@ impl Daemon {
 
     async fn set_up_network(&mut self, name: &str, network: &Network) -> Result<(), ApplyError> {
         let id = self.live.add_network(name);
+        let nat = settings::of_network(network, &self.nat.timeouts);
+        self.dataplane.forwarding().nat.set_network(nat_network(id), nat);
         let Some(host) = &network.host_ifname else {
             self.events.tell("network-added", name, format!("network {name} without host access"));
             return Ok(());

@@ -5,33 +5,44 @@ use nat::{ConnectionId, Direction, Filter, OwnerId, Protocol, State, Tuple};
 
 use super::control::{Daemon, Error};
 use super::desired::EditError;
+use super::outside::guarded;
+use super::publishes::Publish;
 use crate::router::{network_of, owner, port_of};
 use crate::worker;
 
 impl Daemon {
     /// `GET /v1/publishes`.
     pub fn published(&self) -> Vec<api::Published> {
-        let state = self.dataplane.forwarding();
         let counts: std::collections::HashMap<_, _> =
-            state.nat.published().map(|(id, _, n)| (id, n)).collect();
-        let count = |key: &String| self.outside.rules.get(key).and_then(|id| counts.get(id)).copied();
-        self.desired
-            .publishes
+            self.dataplane.forwarding().nat.published().map(|(id, _, n)| (id, n)).collect();
+        let count = |key| self.outside.rules.get(key).and_then(|id| counts.get(id)).copied();
+        let all = self.desired.publishes.iter();
+        all.map(|(key, publish)| self.published_view(publish, count(key).unwrap_or_default())).collect()
+    }
+
+    pub(super) fn published_view(&self, publish: &Publish, connections: u32) -> api::Published {
+        let key = publish.key();
+        let protocol = guarded(publish.protocol());
+        let taken = self
+            .outside
+            .intruders
             .iter()
-            .map(|(key, p)| api::Published {
-                name: key.clone(),
-                host_ip: p.host,
-                host_port: p.first,
-                host_port_end: p.last,
-                protocol: p.transport,
-                target_ip: p.target.ip(),
-                target_port: p.target.port(),
-                network: p.network.clone(),
-                from: p.from.clone(),
-                connections: count(key).unwrap_or_default().into(),
-                since: p.since,
-            })
-            .collect()
+            .find(|t| t.protocol == protocol && publish.ports().contains(&t.port));
+        let problem = self.outside.refused.get(&key).cloned().or_else(|| taken.map(ToString::to_string));
+        api::Published {
+            name: key.name(),
+            host_ip: publish.host,
+            host_port: publish.first,
+            host_port_end: publish.last,
+            protocol: publish.transport,
+            target_ip: publish.target.ip(),
+            target_port: publish.target.port(),
+            network: publish.network.clone(),
+            from: publish.from.clone(),
+            connections: connections.into(),
+            since: publish.since,
+            problem,
+        }
     }
 
     /// `GET /v1/connections`.

@@ -32,6 +32,8 @@ pub struct Daemon {
     pub(super) name: String,
     pub(super) workers: usize,
     pub(super) uplink: Option<String>,
+    /// Settings of the translator.
+    pub(super) nat: ctl::config::Nat,
     pub(super) outside: Outside,
     pub(super) started: Timestamp,
     pub(super) desired: Desired,
@@ -113,19 +115,20 @@ impl Daemon {
         self.keeper.watch().ok()
     }
 
+    /// Keeps the state's journal short.
+    pub(super) fn tidy(&mut self) {
+        if let Err(e) = self.store.tidy(&self.desired) {
+            tracing::warn!("{e}");
+        }
+    }
+
     /// Makes `new` the desired state, or changes nothing.
     pub(super) async fn commit(&mut self, new: Desired) -> Result<(), Error> {
         let steps = plan(&self.desired, &new);
         self.store.save(&new)?;
         let old = std::mem::replace(&mut self.desired, new);
         let (down, up): (Vec<_>, Vec<_>) = steps.into_iter().partition(|s| {
-            matches!(
-                s,
-                Action::RemoveStatic(_)
-                    | Action::RemovePort(_)
-                    | Action::RemoveNetwork(_)
-                    | Action::RemovePublish(_)
-            )
+            matches!(s, Action::RemoveStatic(_) | Action::RemovePort(_) | Action::RemoveNetwork(_))
         });
         if !down.is_empty() {
             self.take_down(&down, &old).await;

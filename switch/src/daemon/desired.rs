@@ -9,7 +9,7 @@ mod error;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use ctl::api::{AttachSpec, DEFAULT_NETWORK, NetworkSpec, PortSpec};
+use ctl::api::{AttachSpec, DEFAULT_NETWORK, Filtering, Mapping, NetworkSpec, PortSpec};
 use ctl::spec;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use error::{Class, EditError};
 
 use super::ipam::{self, Use};
-use super::publish::Publish;
+use super::publishes::Publishes;
 use crate::mac::Mac;
 use crate::sys::netns::NetNsId;
 
@@ -34,7 +34,7 @@ pub struct Desired {
     pub statics: BTreeMap<String, Static>,
     /// Published ports, by what `swctl unpublish` calls them.
     #[serde(default)]
-    pub publishes: BTreeMap<String, Publish>,
+    pub publishes: Publishes,
     /// Networks that may open connections to others.
     #[serde(default)]
     pub allowed: BTreeSet<(String, String)>,
@@ -55,6 +55,12 @@ pub struct Network {
     pub isolate_ports: bool,
     /// Connections to the outside leave behind the host's address.
     pub masquerade: bool,
+    /// Which of them share an external port.
+    #[serde(default)]
+    pub mapping: Mapping,
+    /// Who may send to it.
+    #[serde(default)]
+    pub filtering: Filtering,
     /// The host's interface; none without host access.
     pub host_ifname: Option<String>,
     /// The address handed out last, by subnet.
@@ -187,6 +193,8 @@ impl Desired {
             mtu: checked.mtu,
             isolate_ports: spec.isolate_ports,
             masquerade: spec.masquerade,
+            mapping: spec.mapping,
+            filtering: spec.filtering,
             host_ifname,
         };
         self.networks.insert(name.clone(), network);
@@ -230,7 +238,8 @@ impl Desired {
             return Err(EditError::InUse { name: name.to_owned(), ports: list });
         }
         if let Some((key, _)) = self.publishes.iter().find(|(_, p)| p.network == name) {
-            return Err(EditError::InUse { name: name.to_owned(), ports: format!("published: {key}") });
+            let ports = format!("published: {}", key.name());
+            return Err(EditError::InUse { name: name.to_owned(), ports });
         }
         self.allowed.retain(|(from, to)| from != name && to != name);
         self.networks.remove(name);

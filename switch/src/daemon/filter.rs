@@ -13,7 +13,8 @@ use nat::Protocol;
 
 use crate::router::owned::OwnedPorts;
 
-/// More ranges than this cost more than they save: then every port of the protocol is let in.
+/// More ranges than this cost more than they save: those that are nearest to each other are taken together, with what is
+/// between them.
 const MAX_RANGES: usize = 64;
 /// More addresses than this are not looked at singly.
 const MAX_ADDRESSES: usize = 64;
@@ -65,9 +66,6 @@ impl Program {
 
     /// Lets in if the accumulator is in one of the ranges; else drops.
     fn ranges(&mut self, ranges: &[RangeInclusive<u16>]) {
-        if ranges.len() > MAX_RANGES {
-            return self.take();
-        }
         for range in ranges {
             self.op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 2, u32::from(*range.start()));
             self.op(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 1, 0, u32::from(*range.end()));
@@ -114,16 +112,48 @@ impl Program {
     }
 }
 
-/// The program for packets to `wanted` (addresses of the host, and subnets that are routed without masquerade) with
-/// ports that are `owned`.
-pub(super) fn program(wanted: &[IpNet], owned: &OwnedPorts) -> Vec<sock_filter> {
-    let of = |protocol| owned.ranges(protocol);
-    let (tcp, udp, query) = (of(Protocol::Tcp), of(Protocol::Udp), of(Protocol::Icmp));
-    // Subnets that are routed as they are have no ports of ours: everything to them may be.
-    let routed = wanted.iter().any(|net| net.prefix_len() != net.max_prefix_len());
-    let (tcp, udp) = if routed { (vec![0..=u16::MAX], vec![0..=u16::MAX]) } else { (tcp, udp) };
-    let query = if routed { vec![0..=u16::MAX] } else { query };
-    let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = wanted.iter().copied().partition(|net| net.addr().is_ipv4());
+/// What an uplink's filter lets in. Equal values make equal programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Addresses of the host, and subnets that are routed without masquerade.
+    destinations: Vec<IpNet>,
+    tcp: Vec<RangeInclusive<u16>>,
+    udp: Vec<RangeInclusive<u16>>,
+    query: Vec<RangeInclusive<u16>>,
+}
+
+impl Wanted {
+    /// Packets to these destinations, with ports that are `owned` where a destination is an address.
+    pub(super) fn new(destinations: Vec<IpNet>, owned: &OwnedPorts) -> Self {
+        // Subnets that are routed as they are have no ports of ours: everything to them may be.
+        let routed = destinations.iter().any(|net| net.prefix_len() != net.max_prefix_len());
+        let of = |protocol| if routed { vec![0..=u16::MAX] } else { coarse(owned.ranges(protocol)) };
+        let (tcp, udp, query) = (of(Protocol::Tcp), of(Protocol::Udp), of(Protocol::Icmp));
+        Self { destinations, tcp, udp, query }
+    }
+}
+
+/// At most [`MAX_RANGES`] ranges that have all ports of these, which are in order: the widest gaps stay.
+fn coarse(ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
+    if ranges.len() <= MAX_RANGES {
+        return ranges;
+    }
+    let width = |at: usize| ranges[at].start() - ranges[at - 1].end();
+    let mut gaps: Vec<usize> = (1..ranges.len()).collect();
+    gaps.select_nth_unstable_by_key(MAX_RANGES - 2, |at| std::cmp::Reverse((width(*at), *at)));
+    gaps.truncate(MAX_RANGES - 1);
+    gaps.sort_unstable();
+    let firsts = std::iter::once(0).chain(gaps.iter().copied());
+    let nexts = gaps.iter().copied().chain(std::iter::once(ranges.len()));
+    firsts.zip(nexts).map(|(first, next)| *ranges[first].start()..=*ranges[next - 1].end()).collect()
+}
+
+/// The program that lets in what is wanted.
+pub(super) fn program(wanted: &Wanted) -> Vec<sock_filter> {
+    let Wanted { destinations, tcp, udp, query } = wanted;
+    let routed = destinations.iter().any(|net| net.prefix_len() != net.max_prefix_len());
+    let (v4, v6): (Vec<IpNet>, Vec<IpNet>) =
+        destinations.iter().copied().partition(|net| net.addr().is_ipv4());
     let mut p = Program::default();
     p.load(libc::BPF_B, SKF_AD_OFF.wrapping_add(SKF_AD_PKTTYPE));
     p.op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, PACKET_HOST);
@@ -148,11 +178,11 @@ pub(super) fn program(wanted: &[IpNet], owned: &OwnedPorts) -> Vec<sock_filter> 
             |p: &mut Program, size: u32, at: u32| p.op(libc::BPF_LD | size | libc::BPF_IND, 0, 0, at);
         p.when(6, |p| {
             indexed(p, libc::BPF_H, 16);
-            p.ranges(&tcp);
+            p.ranges(tcp);
         });
         p.when(17, |p| {
             indexed(p, libc::BPF_H, 16);
-            p.ranges(&udp);
+            p.ranges(udp);
         });
         p.when(1, |p| {
             indexed(p, libc::BPF_B, 14);
@@ -162,7 +192,7 @@ pub(super) fn program(wanted: &[IpNet], owned: &OwnedPorts) -> Vec<sock_filter> 
             for answer in [0, 14] {
                 p.when(answer, |p| {
                     indexed(p, libc::BPF_H, 18);
-                    p.ranges(&query);
+                    p.ranges(query);
                 });
             }
             if routed { p.take() } else { p.drop() }
@@ -181,11 +211,11 @@ pub(super) fn program(wanted: &[IpNet], owned: &OwnedPorts) -> Vec<sock_filter> 
         p.load(libc::BPF_B, 20);
         p.when(6, |p| {
             p.load(libc::BPF_H, 56);
-            p.ranges(&tcp);
+            p.ranges(tcp);
         });
         p.when(17, |p| {
             p.load(libc::BPF_H, 56);
-            p.ranges(&udp);
+            p.ranges(udp);
         });
         p.when(58, |p| {
             p.load(libc::BPF_B, 54);
@@ -193,7 +223,7 @@ pub(super) fn program(wanted: &[IpNet], owned: &OwnedPorts) -> Vec<sock_filter> 
             p.take();
             p.when(129, |p| {
                 p.load(libc::BPF_H, 58);
-                p.ranges(&query);
+                p.ranges(query);
             });
             if routed { p.take() } else { p.drop() }
         });
@@ -270,7 +300,7 @@ mod tests {
 
     #[test]
     fn only_what_may_be_ours_is_let_in() {
-        let mut owned = OwnedPorts::default();
+        let owned = OwnedPorts::default();
         owned.add(Protocol::Tcp, 5000..=5000);
         owned.add(Protocol::Tcp, 61_000..=65_535);
         owned.add(Protocol::Udp, 53..=60);
@@ -278,7 +308,7 @@ mod tests {
             .map(|n| format!("192.0.2.{n}/32").parse().unwrap())
             .chain(["2001:db8::1/128", "2001:db8::2/128"].map(|a| a.parse().unwrap()))
             .collect();
-        let p = program(&hosts, &owned);
+        let p = program(&Wanted::new(hosts, &owned));
         for (v4, to) in [(true, "192.0.2.59"), (true, "192.0.2.0"), (false, "2001:db8::2")] {
             for (port, tcp, taken) in [
                 (5000, true, true),
@@ -308,11 +338,33 @@ mod tests {
     }
 
     #[test]
-    fn many_ranges_are_not_looked_at_singly() {
-        let mut owned = OwnedPorts::default();
-        (0..1000).for_each(|n| owned.add(Protocol::Tcp, n * 2..=n * 2));
-        let p = program(&["192.0.2.1/32".parse().unwrap()], &owned);
-        assert!(p.len() < 200, "{}", p.len());
-        assert!(run(&p, &frame(true, "192.0.2.1", 40_001, true)));
+    fn many_ranges_are_taken_together_where_they_are_near() {
+        let owned = OwnedPorts::default();
+        (0..1000).for_each(|n| owned.add(Protocol::Tcp, 20_000 + n * 2..=20_000 + n * 2));
+        owned.add(Protocol::Tcp, 61_000..=65_535);
+        let p = program(&Wanted::new(vec!["192.0.2.1/32".parse().unwrap()], &owned));
+        assert!(p.len() < 500, "{}", p.len());
+        for (port, taken) in [
+            (22, false),
+            (19_999, false),
+            (20_000, true),
+            (21_998, true),
+            (21_999, false),
+            (60_999, false),
+            (65_535, true),
+        ] {
+            assert_eq!(run(&p, &frame(true, "192.0.2.1", port, true)), taken, "{port}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn coarse_ranges_have_all_ports(ports in proptest::collection::btree_set(0..=u16::MAX, 0..300)) {
+            let owned = OwnedPorts::default();
+            ports.iter().for_each(|p| owned.add(Protocol::Udp, *p..=*p));
+            let ranges = coarse(owned.ranges(Protocol::Udp));
+            assert!(ranges.len() <= MAX_RANGES && ranges.is_sorted_by(|a, b| a.end() < b.start()));
+            assert!(ports.iter().all(|p| ranges.iter().any(|r| r.contains(p))));
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use ctl::api::DEFAULT_NAME;
-use ctl::config::{MAX_WORKERS, Uplink};
+use ctl::config::{Guards, MAX_WORKERS, Uplink};
 
 /// A virtual Ethernet switch and NAT router that is an ordinary process.
 #[derive(Clone, Debug, Parser)]
@@ -28,6 +28,9 @@ pub struct Options {
     /// Threads that forward frames [default: 1, or what the configuration says].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)))]
     pub workers: Option<u32>,
+    /// How the host is kept from answering for swd's ports [default: auto, or what the configuration says].
+    #[arg(long, value_name = "auto|bpf|sockets")]
+    pub guards: Option<Guards>,
     #[command(subcommand)]
     pub(super) internal: Option<Internal>,
 }
@@ -51,7 +54,7 @@ mod tests {
         let o =
             Options::try_parse_from(["swd", "--uplink", "none", "--workers", "2", "--name", "x"]).unwrap();
         assert_eq!((o.name.as_str(), o.uplink, o.workers), ("x", Some(Uplink::None), Some(2)));
-        for bad in [&["--workers", "0"][..], &["--uplink", "a/b"], &["--nope"]] {
+        for bad in [&["--workers", "0"][..], &["--uplink", "a/b"], &["--guards", "no"], &["--nope"]] {
             assert!(Options::try_parse_from([&["swd"], bad].concat()).is_err(), "{bad:?}");
         }
     }

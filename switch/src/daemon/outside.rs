@@ -1,22 +1,22 @@
 //! The outside: uplinks, routes and neighbors as they are on the host, and the guards of the ports that are swd's.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use ctl::api::PortKind;
+use ctl::api::{PortKind, Transport};
 use ctl::config::Uplink;
 use ipnet::IpNet;
 use nat::{Address, Protocol, RuleId};
+use tokio::time::Instant;
 
 use super::control::Daemon;
-use super::desired::Desired;
-use super::filter;
+use super::filter::{self, Wanted};
 use super::links::{Link, LinkError};
-use super::portguard::{self, GuardError, Guards, Purpose};
-use super::publish::Publish;
+use super::portguard::{self, GuardError, GuardLimits, Guards, Mechanism, Purpose, Taken};
+use super::publishes::{Key, Publish, Publishes};
 use super::relay::{Relay, RelayLimits};
 use crate::router::owned::OwnedPorts;
 use crate::router::resolve::Hop;
@@ -25,8 +25,10 @@ use crate::snapshot::{self, PortCounters, Snapshot};
 use crate::sys::packet::PacketSocket;
 use crate::worker;
 
-/// The external ports of masquerade.
-const POOL: RangeInclusive<u16> = 61_000..=65_535;
+/// Without BPF: ports of the pool that are used, for TCP and for UDP. Each takes a socket for each family.
+const POOL_BY_SOCKETS: usize = 1024;
+/// How long to wait before the ports of the pool are asked for again: the first time, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 
 /// An uplink in use.
 #[derive(Debug)]
@@ -36,6 +38,26 @@ struct Open {
     counters: Arc<PortCounters>,
 }
 
+/// What the relay asks.
+#[derive(Debug, Default)]
+pub(super) struct Relayed {
+    /// What is set up.
+    pub(super) publishes: Publishes,
+    /// The host's addresses.
+    own: BTreeSet<IpAddr>,
+}
+
+/// The pool of external ports.
+#[derive(Debug)]
+enum Pool {
+    /// Not asked for yet.
+    Unasked,
+    /// Ours: these ports of TCP and UDP. Identifiers of queries are ours without asking.
+    Guarded(RangeInclusive<u16>),
+    /// Refused, this often.
+    Refused { times: u32, again: Instant, why: String },
+}
+
 /// What is known of the outside, and what is open towards it.
 #[derive(Debug)]
 pub(super) struct Outside {
@@ -43,19 +65,28 @@ pub(super) struct Outside {
     uplinks: BTreeMap<u32, Open>,
     addresses: Vec<(u32, IpNet)>,
     routes: Arc<Routes>,
-    owned: Arc<OwnedPorts>,
-    filtered: Option<(Vec<IpNet>, Arc<OwnedPorts>)>,
+    /// Shared with the workers, and changed in place.
+    pub(super) owned: Arc<OwnedPorts>,
+    filtered: Option<Wanted>,
     /// The numbers of the publish rules.
-    pub(super) rules: BTreeMap<String, RuleId>,
+    pub(super) rules: BTreeMap<Key, RuleId>,
+    /// Publishes that could not be set up, and why.
+    pub(super) refused: BTreeMap<Key, String>,
+    /// Programs of the host that sit at ports of ours.
+    pub(super) intruders: Vec<Taken>,
+    /// The same at the last look, and sockets without a process.
+    seen: Vec<Taken>,
+    limits: GuardLimits,
     guards: Option<Guards>,
     relay: Option<Relay>,
-    /// What the relay asks.
-    published: Arc<ArcSwap<Vec<Publish>>>,
-    pool: bool,
+    relayed: Arc<RwLock<Relayed>>,
+    /// The external ports of masquerade, as configured.
+    ports: RangeInclusive<u16>,
+    pool: Pool,
 }
 
 impl Outside {
-    pub(super) fn new(wanted: Uplink) -> Self {
+    pub(super) fn new(wanted: Uplink, ports: RangeInclusive<u16>, mechanism: Option<Mechanism>) -> Self {
         Self {
             wanted,
             uplinks: BTreeMap::new(),
@@ -64,11 +95,34 @@ impl Outside {
             owned: Arc::default(),
             filtered: None,
             rules: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            intruders: Vec::new(),
+            seen: Vec::new(),
+            limits: GuardLimits { mechanism, ..GuardLimits::default() },
             guards: None,
             relay: None,
-            published: Arc::default(),
-            pool: false,
+            relayed: Arc::default(),
+            ports,
+            pool: Pool::Unasked,
         }
+    }
+
+    /// The external ports of TCP and UDP, while they are ours.
+    pub(super) fn pool(&self) -> Option<&RangeInclusive<u16>> {
+        match &self.pool {
+            Pool::Guarded(ports) => Some(ports),
+            _ => None,
+        }
+    }
+
+    /// How ports are guarded, once there was need to.
+    pub(super) fn mechanism(&self) -> Option<Mechanism> {
+        self.guards.as_ref().map(Guards::mechanism)
+    }
+
+    /// What the relay asks. It waits while this is held.
+    pub(super) fn relayed(&self) -> RwLockWriteGuard<'_, Relayed> {
+        self.relayed.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The interface of the default route, if it is an uplink.
@@ -84,11 +138,21 @@ impl Outside {
     /// The guards and the relay: started when first needed.
     fn guards(&mut self, host: &crate::sys::netns::NetNs) -> Result<&mut Guards, GuardError> {
         if self.guards.is_none() {
-            let (guards, sockets) = Guards::start(host)?;
-            let published = Arc::clone(&self.published);
-            let targets = Arc::new(move |protocol, dialled: std::net::SocketAddr, _| {
-                let table = published.load();
-                table.iter().find_map(|p| p.relayed(protocol, dialled))
+            let (guards, sockets) = Guards::with_limits(host, self.limits)?;
+            if let (None, Some(refusal)) = (self.limits.mechanism, guards.refusal()) {
+                tracing::warn!(
+                    "ports are guarded by a socket each, at most {} of them: {refusal}",
+                    self.limits.ports
+                );
+            }
+            let relayed = Arc::clone(&self.relayed);
+            let targets = Arc::new(move |protocol, dialled: SocketAddr, client: SocketAddr| {
+                let transport = match protocol {
+                    portguard::Protocol::Tcp => Transport::Tcp,
+                    portguard::Protocol::Udp => Transport::Udp,
+                };
+                let Relayed { publishes, own } = &*relayed.read().unwrap_or_else(PoisonError::into_inner);
+                publishes.relayed(transport, dialled, client.ip(), own)
             });
             match Relay::start(sockets, targets, RelayLimits::default()) {
                 Ok(relay) => self.relay = Some(relay),
@@ -101,6 +165,20 @@ impl Outside {
             // Was set just now.
             None => Err(GuardError::System(std::io::ErrorKind::NotFound.into())),
         }
+    }
+
+    /// Reckons anew which ports of a protocol are ours: after some have gone.
+    pub(super) fn own_again(&self, protocol: Protocol) {
+        let all = OwnedPorts::default();
+        match (&self.pool, protocol) {
+            (Pool::Guarded(_), Protocol::Icmp) => all.add(protocol, self.ports.clone()),
+            (Pool::Guarded(ports), _) => all.add(protocol, ports.clone()),
+            _ => {}
+        }
+        let relayed = self.relayed();
+        let publishes = relayed.publishes.iter().filter(|(_, p)| p.protocol() == protocol);
+        publishes.for_each(|(_, p)| all.add(protocol, p.ports()));
+        self.owned.assign(protocol, &all);
     }
 
     /// Puts what is known of the outside into a snapshot.
@@ -134,18 +212,6 @@ pub(super) const fn guarded(protocol: Protocol) -> portguard::Protocol {
 impl Daemon {
     /// Tells the workers what is there, and the sockets of the uplinks what to let in.
     pub(super) fn publish(&mut self) {
-        let mut owned = OwnedPorts::default();
-        if self.outside.pool {
-            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
-                owned.add(protocol, POOL);
-            }
-        }
-        for publish in self.desired.publishes.values() {
-            owned.add(publish.protocol(), publish.ports());
-        }
-        if *self.outside.owned != owned {
-            self.outside.owned = Arc::new(owned);
-        }
         let mut snapshot = self.live.snapshot(&self.desired);
         self.outside.fill(&mut snapshot);
         for (name, port) in &self.desired.ports {
@@ -160,22 +226,28 @@ impl Daemon {
             }
         }
         self.set_filters();
+        let mut relayed = self.outside.relayed();
+        if relayed.own != self.live.host_addresses {
+            relayed.own.clone_from(&self.live.host_addresses);
+        }
+        drop(relayed);
         self.dataplane.publish(snapshot);
     }
 
-    fn filter_input(&self) -> (Vec<IpNet>, Arc<OwnedPorts>) {
+    fn filter_input(&self) -> Wanted {
         let mut wanted: Vec<IpNet> = self.live.host_addresses.iter().copied().map(IpNet::from).collect();
         let routed = self.desired.networks.values().filter(|n| !n.masquerade);
         wanted.extend(routed.flat_map(|n| n.gateways.iter().map(|(subnet, _)| *subnet)));
-        (wanted, Arc::clone(&self.outside.owned))
+        Wanted::new(wanted, &self.outside.owned)
     }
 
-    fn set_filters(&mut self) {
+    /// Tells the sockets of the uplinks what to let in, where that has changed.
+    pub(super) fn set_filters(&mut self) {
         let input = self.filter_input();
         if self.outside.filtered.as_ref() == Some(&input) {
             return;
         }
-        let program = filter::program(&input.0, &input.1);
+        let program = filter::program(&input);
         for socket in self.outside.uplinks.values().flat_map(|u| &u.sockets) {
             if let Err(e) = socket.set_filter(&program) {
                 tracing::error!("cannot change the filter of an uplink: {e}");
@@ -189,12 +261,7 @@ impl Daemon {
         if self.outside.wanted == Uplink::None {
             return Ok(());
         }
-        if !self.outside.pool
-            && let Err(e) = self.guard_pool()
-        {
-            tracing::error!("no connections to the outside: {e}");
-            self.events.tell("uplink-refused", "uplink", format!("no connections to the outside: {e}"));
-            self.outside.wanted = Uplink::None;
+        if !self.has_pool() {
             return Ok(());
         }
         let addresses = self.host.addresses().await?;
@@ -251,8 +318,7 @@ impl Daemon {
     }
 
     fn open_uplink(&mut self, ifindex: u32, link: Link) {
-        let (wanted, owned) = self.filter_input();
-        match self.dataplane.add_uplink(ifindex, &filter::program(&wanted, &owned)) {
+        match self.dataplane.add_uplink(ifindex, &filter::program(&self.filter_input())) {
             Ok(sockets) => {
                 self.events.tell(
                     "uplink-added",
@@ -282,20 +348,96 @@ impl Daemon {
         }
     }
 
+    /// Whether there are ports to masquerade behind; asks for them if it is time to. Without, nothing leaves.
+    fn has_pool(&mut self) -> bool {
+        let times = match &self.outside.pool {
+            Pool::Guarded(_) => return true,
+            Pool::Refused { again, .. } if *again > Instant::now() => return false,
+            Pool::Refused { times, .. } => *times,
+            Pool::Unasked => 0,
+        };
+        let Err(e) = self.guard_pool() else { return true };
+        let why = e.to_string();
+        if !matches!(&self.outside.pool, Pool::Refused { why: known, .. } if *known == why) {
+            tracing::error!("no connections to the outside: {why}");
+            self.events.tell("uplink-refused", "uplink", format!("no connections to the outside: {why}"));
+        }
+        let wait = RETRY.0.saturating_mul(1 << times.min(16)).min(RETRY.1);
+        self.outside.pool = Pool::Refused { times: times + 1, again: Instant::now() + wait, why };
+        false
+    }
+
     fn guard_pool(&mut self) -> Result<(), GuardError> {
+        let all = self.outside.ports.clone();
         let guards = self.outside.guards(&self.host_netns)?;
+        let (first, last) = (*all.start(), *all.end());
+        let ports = match guards.mechanism() {
+            Mechanism::Lookup => all,
+            Mechanism::Sockets => first..=all.take(POOL_BY_SOCKETS).next_back().unwrap_or(last),
+        };
         let mut blocked = Vec::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let owned = guards.own(guarded(protocol), POOL, Purpose::Pool)?;
-            blocked.extend(owned.left_out.into_iter().map(|port| (protocol, port)));
+            let owned = match guards.own(guarded(protocol), ports.clone(), Purpose::Pool) {
+                Ok(owned) => owned,
+                Err(e) => {
+                    if protocol == Protocol::Udp {
+                        guards.release(guarded(Protocol::Tcp), ports, Purpose::Pool)?;
+                    }
+                    return Err(e);
+                }
+            };
+            let unused =
+                (u32::from(*ports.end()) + 1..=u32::from(last)).filter_map(|p| u16::try_from(p).ok());
+            blocked.extend(owned.left_out.into_iter().chain(unused).map(|port| (protocol, port)));
         }
         let mut state = self.dataplane.forwarding();
         for (protocol, port) in blocked {
             state.nat.block_port(protocol, port);
         }
         drop(state);
-        self.outside.pool = true;
+        self.outside.pool = Pool::Guarded(ports);
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
+            self.outside.own_again(protocol);
+        }
         Ok(())
+    }
+
+    /// Tries again what was refused: the ports of the pool, with patience, and publishes.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub(super) async fn mend(&mut self) -> Result<(), LinkError> {
+        if matches!(self.outside.pool, Pool::Refused { .. }) && self.has_pool() {
+            self.events.tell("uplink-guarded", "uplink", "connections to the outside are possible now");
+            self.look_outside().await?;
+            self.publish();
+        }
+        if !self.outside.refused.is_empty() {
+            self.set_up_publishes();
+            self.set_filters();
+        }
+        Ok(())
+    }
+
+    /// Looks for programs of the host that took ports of ours, and tells of new ones.
+    pub(super) fn look_for_intruders(&mut self) {
+        let Some(guards) = &self.outside.guards else { return };
+        match guards.intruders() {
+            Ok(found) => {
+                // A socket that no process has may be one that is being closed: it counts when it is seen again.
+                let before = std::mem::replace(&mut self.outside.seen, found.clone());
+                let found: Vec<Taken> =
+                    found.into_iter().filter(|t| t.pid.is_some() || before.contains(t)).collect();
+                for taken in found.iter().filter(|t| !self.outside.intruders.contains(t)) {
+                    let Taken { port, protocol, .. } = taken;
+                    let what = format!("{taken}, and is swd's: the program gets nothing from there");
+                    tracing::warn!("{what}");
+                    self.events.tell("port-taken", &format!("{port}/{protocol}"), what);
+                }
+                self.outside.intruders = found;
+            }
+            Err(e) => tracing::warn!("cannot look for programs that took ports of swd's: {e}"),
+        }
     }
 
     /// Takes ports of the host for a publish.
@@ -323,11 +465,5 @@ impl Daemon {
         if let Some(relay) = &self.outside.relay {
             addresses.iter().for_each(|a| relay.end_target(a.addr()));
         }
-    }
-
-    /// Lets the relay know what is published.
-    pub(super) fn tell_relay(&self, desired: &Desired) {
-        let of_rule = |(key, p): (&String, &Publish)| self.outside.rules.contains_key(key).then(|| p.clone());
-        self.outside.published.store(Arc::new(desired.publishes.iter().filter_map(of_rule).collect()));
     }
 }

@@ -7,8 +7,6 @@ use super::desired::{Desired, Static};
 pub enum Action {
     /// Unbind a MAC.
     RemoveStatic(Static),
-    /// Take a publish back.
-    RemovePublish(String),
     /// Take a port out.
     RemovePort(String),
     /// Take a network out, with its host end.
@@ -19,8 +17,6 @@ pub enum Action {
     AddPort(String),
     /// Bind a MAC.
     AddStatic(Static),
-    /// Publish ports.
-    AddPublish(String),
 }
 
 impl Action {
@@ -33,14 +29,13 @@ impl Action {
             Self::AddNetwork(n) => Self::RemoveNetwork(n),
             Self::AddPort(n) => Self::RemovePort(n),
             Self::AddStatic(s) => Self::RemoveStatic(s),
-            Self::AddPublish(k) => Self::RemovePublish(k),
-            Self::RemovePublish(k) => Self::AddPublish(k),
         }
     }
 }
 
 /// The steps from `old` to `new`, in an order in which each finds what it needs: what goes, goes first, and from the
-/// leaves; what comes, comes from the root. What changed goes and comes again.
+/// leaves; what comes, comes from the root. What changed goes and comes again. Publishes have a way of their own
+/// ([`Daemon::publish_ports`](super::control::Daemon::publish_ports)), and keep their network from changing.
 pub fn plan(old: &Desired, new: &Desired) -> Vec<Action> {
     // A network that only moved its lease cursor is the same network.
     let same_network = |name: &str| match (old.networks.get(name), new.networks.get(name)) {
@@ -59,12 +54,7 @@ pub fn plan(old: &Desired, new: &Desired) -> Vec<Action> {
         let (a, b) = (old.statics.get(key), new.statics.get(key));
         a == b && a.is_none_or(|s| same_port(&s.port))
     };
-    let same_publish = |key: &str| {
-        let (a, b) = (old.publishes.get(key), new.publishes.get(key));
-        a == b && a.is_none_or(|p| same_network(&p.network))
-    };
     let mut steps = Vec::new();
-    steps.extend(old.publishes.keys().filter(|k| !same_publish(k)).cloned().map(Action::RemovePublish));
     steps.extend(
         old.statics.iter().filter(|(k, _)| !same_static(k)).map(|(_, s)| Action::RemoveStatic(s.clone())),
     );
@@ -75,7 +65,6 @@ pub fn plan(old: &Desired, new: &Desired) -> Vec<Action> {
     steps.extend(
         new.statics.iter().filter(|(k, _)| !same_static(k)).map(|(_, s)| Action::AddStatic(s.clone())),
     );
-    steps.extend(new.publishes.keys().filter(|k| !same_publish(k)).cloned().map(Action::AddPublish));
     steps
 }
 
@@ -109,8 +98,6 @@ mod tests {
             Action::RemovePort(n) | Action::RemoveNetwork(n) => format!("-{n}"),
             Action::AddNetwork(n) | Action::AddPort(n) => format!("+{n}"),
             Action::AddStatic(s) => format!("+{}", s.mac),
-            Action::RemovePublish(k) => format!("-{k}"),
-            Action::AddPublish(k) => format!("+{k}"),
         };
         plan(old, new).iter().map(show).collect::<Vec<_>>().join(" ")
     }

@@ -1,113 +1,31 @@
 //! Published ports: what is wanted, checked and carried out.
+//!
+//! A publish is not a change like others (see [`control`](super::control)): nothing is copied, compared or written that
+//! grows with what is published already. It is checked, noted in the journal, the guards take the ports, the translator
+//! gets a rule, the workers' ports and the uplinks' filters are told; and all of it back where one step fails.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use ctl::api::{PublishSpec, Transport};
+use ctl::api::{self, PublishSpec};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use nat::{Address, Endpoint, Prefix, Protocol, Rule};
-use serde::{Deserialize, Serialize};
 
 use super::apply::ApplyError;
 use super::control::{Daemon, Error};
 use super::desired::{Desired, EditError};
 use super::portguard;
+use super::publishes::{Key, Publish};
+use super::state::Change;
 use crate::router::nat_network;
 use crate::worker;
 
-/// Ports of the host that lead to a container.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Publish {
-    /// The host's address; none for all of them.
-    pub host: Option<IpAddr>,
-    /// First port.
-    pub first: u16,
-    /// Last port.
-    pub last: u16,
-    /// TCP or UDP.
-    pub transport: Transport,
-    /// Where the first port leads.
-    pub target: SocketAddr,
-    /// The target's network.
-    pub network: String,
-    /// Who may connect; everyone if empty.
-    pub from: Vec<IpNet>,
-    /// Since when.
-    pub since: Timestamp,
-}
-
-impl Publish {
-    /// The protocol.
-    pub const fn protocol(&self) -> Protocol {
-        match self.transport {
-            Transport::Tcp => Protocol::Tcp,
-            Transport::Udp => Protocol::Udp,
-        }
-    }
-
-    /// The ports.
-    pub const fn ports(&self) -> RangeInclusive<u16> {
-        self.first..=self.last
-    }
-
-    /// Its name: what `swctl unpublish` takes.
-    pub fn key(&self) -> String {
-        key(self.host, self.first, self.last, self.transport, self.target.is_ipv4())
-    }
-
-    /// Where a client on the host that dialled this is to be brought.
-    pub(super) fn relayed(&self, protocol: portguard::Protocol, dialled: SocketAddr) -> Option<SocketAddr> {
-        let here = match self.host {
-            Some(host) => host == dialled.ip(),
-            None => dialled.is_ipv4() == self.target.is_ipv4() || dialled.ip().is_loopback(),
-        };
-        let same = super::outside::guarded(self.protocol()) == protocol;
-        let port = dialled.port().checked_sub(self.first).filter(|_| dialled.port() <= self.last)?;
-        (here && same).then(|| SocketAddr::new(self.target.ip(), self.target.port().saturating_add(port)))
-    }
-
-    fn rule(&self, network: nat::NetworkId) -> Rule {
-        Rule {
-            protocol: self.protocol(),
-            host: self.host.map(Address::from),
-            ports: self.ports(),
-            network,
-            target: Endpoint::new(self.target.ip(), self.target.port()),
-            from: self.from.iter().filter_map(|n| Prefix::new(n.addr(), n.prefix_len())).collect(),
-        }
-    }
-
-    fn collides(&self, other: &Self) -> bool {
-        let hosts = self.host.is_none() || other.host.is_none() || self.host == other.host;
-        let family = self.target.is_ipv4() == other.target.is_ipv4();
-        self.transport == other.transport
-            && hosts
-            && family
-            && self.first <= other.last
-            && other.first <= self.last
-    }
-}
-
-/// `[HOSTIP:]PORT[-PORT]/protocol`; for all addresses, those of IPv6 are told apart.
-fn key(host: Option<IpAddr>, first: u16, last: u16, transport: Transport, v4: bool) -> String {
-    let host = match host {
-        Some(IpAddr::V4(v4)) => format!("{v4}:"),
-        Some(IpAddr::V6(v6)) => format!("[{v6}]:"),
-        None if v4 => String::new(),
-        None => "[::]:".to_owned(),
-    };
-    let last = if first == last { String::new() } else { format!("-{last}") };
-    format!("{host}{first}{last}/{}", transport.name())
-}
-
 impl Desired {
-    /// Publishes ports; tells the key.
+    /// What a request to publish means here.
     ///
     /// # Errors
-    /// When the request is wrong or collides with another publish.
-    pub fn publish(&mut self, spec: &PublishSpec, now: Timestamp) -> Result<String, EditError> {
+    /// When it is wrong or collides with another publish.
+    pub fn check_publish(&self, spec: &PublishSpec, now: Timestamp) -> Result<Publish, EditError> {
         let wrong = |why: String| EditError::Publish { why };
         let last = spec.host_port_end.unwrap_or(spec.host_port);
         let host = spec.host_ip.filter(|h| !h.is_unspecified());
@@ -148,91 +66,127 @@ impl Desired {
             from: spec.from.clone(),
             since: now,
         };
-        let key = new.key();
-        if let Some((other, old)) = self.publishes.iter().find(|(_, p)| p.collides(&new)) {
-            return Err(EditError::Published {
-                key,
-                other: other.clone(),
+        match self.publishes.overlapping(&new) {
+            Some(old) => Err(EditError::Published {
+                key: new.name(),
+                other: old.name(),
                 target: old.target,
                 since: old.since,
-            });
+            }),
+            None => Ok(new),
         }
-        self.publishes.insert(key.clone(), new);
-        Ok(key)
     }
 
-    /// Takes a publish back. The text is as `swctl publish` takes it; without a protocol it is TCP's.
+    /// The publish that a text means, which is as `swctl publish` takes it; without a protocol it is TCP's.
     ///
     /// # Errors
     /// When there is none.
-    pub fn unpublish(&mut self, text: &str) -> Result<(), EditError> {
+    pub fn published(&self, text: &str) -> Result<&Arc<Publish>, EditError> {
         let missing = || EditError::NotFound {
             what: "published port",
             name: text.chars().take(64).collect(),
             hint: "'swctl published' lists them".into(),
         };
         let parsed = ctl::spec::parse_published(text).map_err(|why| EditError::Publish { why })?;
-        let host = parsed.host_ip.filter(|h| !h.is_unspecified());
-        let v6_only = parsed.host_ip.is_some_and(|h| h.is_unspecified() && h.is_ipv6());
-        let find = |v4| key(host, parsed.first, parsed.last, parsed.protocol, v4);
-        let keys = if v6_only { vec![find(false)] } else { vec![find(true), find(false)] };
-        let key = keys.into_iter().find(|k| self.publishes.contains_key(k)).ok_or_else(missing)?;
-        self.publishes.remove(&key);
-        Ok(())
+        Key::meant(&parsed).find_map(|key| self.publishes.get(&key)).ok_or_else(missing)
     }
 }
 
 impl Daemon {
-    /// Publishes ports; tells the key.
+    /// Publishes ports.
     ///
     /// # Errors
-    /// When the ports cannot be had.
-    pub async fn publish_ports(&mut self, spec: &PublishSpec) -> Result<String, Error> {
-        self.edit(|_, new| new.publish(spec, Timestamp::now())).await
+    /// When the ports cannot be had; nothing has changed then.
+    pub fn publish_ports(&mut self, spec: &PublishSpec) -> Result<api::Published, Error> {
+        let publish = Arc::new(self.desired.check_publish(spec, Timestamp::now())?);
+        self.desired.publishes.insert(Arc::clone(&publish));
+        let done = self
+            .store
+            .note(&Change::Publish(Publish::clone(&publish)), &self.desired)
+            .map_err(Error::from)
+            .and_then(|()| Ok(self.set_up_publish(&publish)?));
+        if let Err(error) = done {
+            self.desired.publishes.remove(&publish.key());
+            if matches!(error, Error::Apply(_))
+                && let Err(e) = self.store.note(&Change::Unpublish(Publish::clone(&publish)), &self.desired)
+            {
+                tracing::error!("{e}");
+            }
+            return Err(error);
+        }
+        self.set_filters();
+        Ok(self.published_view(&publish, 0))
     }
 
     /// Takes a publish back, and ends its connections.
     ///
     /// # Errors
-    /// When there is none.
-    pub async fn unpublish_ports(&mut self, text: &str) -> Result<(), Error> {
-        self.edit(|_, new| new.unpublish(text)).await
+    /// When there is none, or that cannot be kept.
+    pub fn unpublish_ports(&mut self, text: &str) -> Result<(), Error> {
+        let publish = Arc::clone(self.desired.published(text)?);
+        self.desired.publishes.remove(&publish.key());
+        if let Err(e) = self.store.note(&Change::Unpublish(Publish::clone(&publish)), &self.desired) {
+            self.desired.publishes.insert(publish);
+            return Err(e.into());
+        }
+        self.take_down_publish(&publish);
+        self.set_filters();
+        Ok(())
     }
 
-    /// One step of setting up: the ports are taken, then they lead somewhere.
-    pub(super) fn set_up_publish(&mut self, key: &str) -> Result<(), ApplyError> {
-        let Some(publish) = self.desired.publishes.get(key).cloned() else { return Ok(()) };
+    /// Sets up what is not set up yet: at start, and again what was refused since.
+    pub(super) fn set_up_publishes(&mut self) {
+        let missing = |key: &Key| !self.outside.rules.contains_key(key);
+        let all: Vec<_> =
+            self.desired.publishes.iter().filter(|(k, _)| missing(k)).map(|(_, p)| Arc::clone(p)).collect();
+        for publish in all {
+            let Err(e) = self.set_up_publish(&publish) else { continue };
+            let why = e.to_string();
+            // Told once, not each time it is tried.
+            if self.outside.refused.get(&publish.key()) != Some(&why) {
+                tracing::error!("{why}");
+                self.events.tell("publish-refused", &publish.name(), why.clone());
+                self.outside.refused.insert(publish.key(), why);
+            }
+        }
+    }
+
+    /// The ports are taken, then they lead somewhere.
+    fn set_up_publish(&mut self, publish: &Arc<Publish>) -> Result<(), ApplyError> {
+        let (key, name) = (publish.key(), publish.name());
         let Some(network) = self.live.network(&publish.network) else { return Ok(()) };
-        let error = |why: String| ApplyError::Publish { key: key.to_owned(), why };
-        self.guard(&publish).map_err(|e| match e {
-            portguard::GuardError::Taken(taken) => ApplyError::PortTaken { key: key.to_owned(), taken },
+        let error = |why: String| ApplyError::Publish { key: name.clone(), why };
+        self.guard(publish).map_err(|e| match e {
+            portguard::GuardError::Taken(taken) => ApplyError::PortTaken { key: name.clone(), taken },
             e => error(e.to_string()),
         })?;
         let added = self.dataplane.forwarding().nat.publish(publish.rule(nat_network(network)));
         match added {
             Ok(id) => {
-                self.outside.rules.insert(key.to_owned(), id);
-                self.tell_relay(&self.desired);
-                self.events.tell("published", key, format!("{key} leads to {}", publish.target));
+                self.outside.rules.insert(key, id);
+                self.outside.refused.remove(&key);
+                self.outside.owned.add(publish.protocol(), publish.ports());
+                self.outside.relayed().publishes.insert(Arc::clone(publish));
+                self.events.tell("published", &name, format!("{name} leads to {}", publish.target));
                 Ok(())
             }
             Err(e) => {
-                self.unguard(&publish);
+                self.unguard(publish);
                 Err(error(e.to_string()))
             }
         }
     }
 
-    /// The opposite; `old` is where it is still written.
-    pub(super) fn take_down_publish(&mut self, key: &str, old: &Desired) {
-        if let Some(id) = self.outside.rules.remove(key) {
-            self.dataplane.forwarding().nat.unpublish(worker::now(), id);
-            if let Some(publish) = old.publishes.get(key) {
-                self.tell_relay(&self.desired);
-                self.unguard(publish);
-                self.events.tell("unpublished", key, format!("{key} leads to {} no more", publish.target));
-            }
-            self.dataplane.wake();
-        }
+    /// The opposite.
+    fn take_down_publish(&mut self, publish: &Publish) {
+        let (key, name) = (publish.key(), publish.name());
+        self.outside.refused.remove(&key);
+        let Some(id) = self.outside.rules.remove(&key) else { return };
+        self.dataplane.forwarding().nat.unpublish(worker::now(), id);
+        self.outside.relayed().publishes.remove(&key);
+        self.unguard(publish);
+        self.outside.own_again(publish.protocol());
+        self.events.tell("unpublished", &name, format!("{name} leads to {} no more", publish.target));
+        self.dataplane.wake();
     }
 }

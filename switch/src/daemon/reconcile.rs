@@ -140,12 +140,7 @@ impl Daemon {
         for s in self.desired.statics.values().cloned().collect::<Vec<_>>() {
             let _ = self.set_up(&Action::AddStatic(s)).await;
         }
-        for key in self.desired.publishes.keys().cloned().collect::<Vec<_>>() {
-            if let Err(e) = self.set_up_publish(&key) {
-                tracing::error!("{e}");
-                self.events.tell("publish-refused", &key, e.to_string());
-            }
-        }
+        self.set_up_publishes();
         self.look_outside().await?;
         self.publish();
         if !gone.is_empty() {

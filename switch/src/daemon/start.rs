@@ -25,8 +25,7 @@ use super::options::{Internal, Options};
 use super::outside::Outside;
 use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
-use super::{api, keeper, view};
-
+use super::{api, keeper, settings, view};
 use crate::dataplane::{self, DataEvent, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
 use crate::sys::heap;
@@ -39,6 +38,9 @@ const GATHER: Duration = Duration::from_millis(3);
 const SWEEP: Duration = Duration::from_secs(30);
 /// How often the kernel is asked what it forwarded, while it forwards anything.
 const COLLECT: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether ports were taken from swd, and whether such that were refused are to be had now.
+const MEND: Duration = Duration::from_secs(10);
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,9 @@ pub enum StartupError {
         "the uplink {0} is not there; 'ip link' lists the host's interfaces, and --uplink none does without"
     )]
     NoUplink(String),
+    /// The pool of external ports.
+    #[error("{0}")]
+    Pool(String),
     /// The switch namespace.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
@@ -148,13 +153,14 @@ pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError>
 }
 
 async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Result<(), StartupError> {
+    settings::raise_descriptors();
     // Before anything can be left behind.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let folder = &options.runtime_dir;
     std::fs::create_dir_all(folder).map_err(|source| StartupError::File { path: folder.clone(), source })?;
     let _lock = lock(folder, &options.name)?;
-    let store = Store::open(&options.state_dir, &options.name)?;
+    let mut store = Store::open(&options.state_dir, &options.name)?;
     let saved = store.load()?;
     let access = api::Access::of(&config.api.group).map_err(|e| StartupError::Api(e.to_string()))?;
 
@@ -174,9 +180,15 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         max_entries: usize::try_from(config.fdb.max_entries).unwrap_or(usize::MAX),
         max_per_port: usize::try_from(config.fdb.max_per_port).unwrap_or(usize::MAX),
     };
+    let nat = settings::of_instance(&config.nat);
+    let wanted = options.uplink.as_ref().unwrap_or(&config.uplink).clone();
+    if wanted != Uplink::None {
+        settings::check_pool(&config.nat).map_err(StartupError::Pool)?;
+    }
+    let mechanism = settings::mechanism(options.guards.unwrap_or(config.nat.guards));
     let (dataplane, mut data_events) = Dataplane::start(
         &switch_netns,
-        &dataplane::Config { workers, fdb, fast_path: config.fast_path },
+        &dataplane::Config { workers, fdb, fast_path: config.fast_path, nat },
         stages,
     )
     .map_err(StartupError::Dataplane)?;
@@ -184,7 +196,8 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         name: options.name.clone(),
         workers,
         uplink,
-        outside: Outside::new(options.uplink.as_ref().unwrap_or(&config.uplink).clone()),
+        outside: Outside::new(wanted, config.nat.pool.ports(), mechanism),
+        nat: config.nat.clone(),
         started: Timestamp::now(),
         desired: saved.clone().unwrap_or_default(),
         store,
@@ -212,6 +225,8 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
 
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut mend = interval(MEND);
+    mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut collect = interval(COLLECT);
     collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut fast = false;
@@ -250,8 +265,16 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
                 daemon.dataplane.fdb().sweep(worker::now());
                 daemon.dataplane.count_losses();
                 keeper_ends = daemon.check_keeper();
+                daemon.tidy();
                 // The event that tells may have been lost.
                 fast = daemon.dataplane.collect() > 0;
+            }
+            _ = mend.tick() => {
+                let mut daemon = daemon.lock().await;
+                daemon.look_for_intruders();
+                if let Err(e) = daemon.mend().await {
+                    tracing::warn!("{e}");
+                }
             }
         }
     }

@@ -8,6 +8,7 @@ use ctl::api::PortKind;
 use super::control::{Daemon, Error};
 use super::desired::{self, Origin, Port, host_port_ifname};
 use super::live::LivePort;
+use super::portguard::Mechanism;
 use crate::fdb::Kind;
 use crate::verdict::DropReason;
 use crate::worker;
@@ -34,6 +35,12 @@ impl Daemon {
             answered: totals.answered,
             not_received: totals.not_received,
             fdb_entries: self.dataplane.fdb().len() as u64,
+            max_connections: self.nat.max_connections.into(),
+            pool: self.outside.pool().map(|ports| format!("{}-{}", ports.start(), ports.end())),
+            guards: self.outside.mechanism().map(|mechanism| match mechanism {
+                Mechanism::Lookup => api::Guards::Bpf,
+                Mechanism::Sockets => api::Guards::Sockets,
+            }),
             fast_path: self.dataplane.has_fast_path(),
             fast_flows: flows as u64,
         }
@@ -63,6 +70,8 @@ impl Daemon {
             mtu: network.mtu,
             isolate_ports: network.isolate_ports,
             masquerade: network.masquerade,
+            mapping: network.mapping,
+            filtering: network.filtering,
             host_access: network.host_ifname.is_some(),
             host_ifname: network.host_ifname.clone(),
             ports: network.host_ifname.iter().cloned().chain(ports).collect(),

@@ -15,23 +15,26 @@
 //! Everything else, and everything for the stages of users, goes the ordinary way: the fast path is an optimisation that may be
 //! absent (no BPF, Linux before 6.6, `fast_path = false`), not another switch.
 
+mod attacher;
 pub mod epoch;
 pub mod offer;
 mod program;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nat::Time;
 use nix::time::{ClockId, clock_gettime};
 
+use self::attacher::Attacher;
 use self::epoch::Epoch;
 use self::offer::Flow;
 use crate::fdb::Fdb;
 use crate::snapshot::{Link, NetworkId, Port, PortCounters, Snapshot};
-use crate::sys::bpf::{self, LoadError, Map, MapKind, Program, ProgramKind};
+use crate::sys::bpf::{LoadError, Map, MapKind, Program, ProgramKind};
 use crate::sys::netns::NetNs;
 use crate::sys::packet::PacketSocket;
 use crate::sys::words::Words;
@@ -68,22 +71,15 @@ struct Installed {
     last: u64,
 }
 
-/// The programs in force.
-#[derive(Debug, Default)]
-struct Attached {
-    links: HashMap<u32, bpf::Link>,
-    gaps: u32,
-}
-
 /// The kernel's part of the switch.
 #[derive(Debug)]
 pub struct FastPath {
     epoch: Arc<Epoch>,
     flows: Map,
     filter: Program,
-    ingress: Program,
-    netns: NetNs,
-    attached: Mutex<Attached>,
+    attacher: Attacher,
+    /// Gaps up to this number are mended.
+    mended: AtomicU32,
     installed: Mutex<HashMap<Key, Installed>>,
 }
 
@@ -97,13 +93,13 @@ impl FastPath {
         let handoff = Map::create(MapKind::PerCpuArray, "swd_handoff", 4, program::HANDOFF, 1)?;
         let flows = Map::create(MapKind::Hash, "swd_flows", program::KEY, program::VALUE, MAX_FLOWS)?;
         let filter = program::filter(&flows, &handoff, words.map());
+        let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &program::ingress(&handoff))?;
         Ok(Self {
             filter: Program::load(ProgramKind::SocketFilter, "swd_filter", &filter)?,
-            ingress: Program::load(ProgramKind::Ingress, "swd_ingress", &program::ingress(&handoff))?,
+            attacher: Attacher::start(ingress, netns.try_clone()?)?,
+            mended: AtomicU32::new(0),
             epoch: Arc::new(Epoch::shared(words)),
             flows,
-            netns: netns.try_clone()?,
-            attached: Mutex::default(),
             installed: Mutex::default(),
         })
     }
@@ -121,33 +117,16 @@ impl FastPath {
         socket.set_program(&self.filter)
     }
 
-    /// Puts the ingress program in force on every port that there is now. A port on which that fails is forwarded by the
-    /// workers alone.
+    /// Lets go of the interfaces that are no ports any more.
     pub fn follow(&self, snapshot: &Snapshot) {
-        let mut attached = self.attached();
+        self.attacher.keep(|ifindex| snapshot.port_by_ifindex(ifindex).is_some_and(|p| p.veth_mtu.is_some()));
+    }
+
+    /// An interface that went away and came back unnoticed has lost its program: all get theirs anew.
+    pub fn mend(&self) {
         let gaps = self.epoch.gaps();
-        if attached.gaps != gaps {
-            // Some interface went away and came back unnoticed: its program did not.
-            *attached = Attached { gaps, ..Attached::default() };
-        }
-        attached.links.retain(|ifindex, _| snapshot.port_by_ifindex(*ifindex).is_some_and(is_fast));
-        let new = snapshot.ports().filter(|p| is_fast(p)).filter_map(ifindex);
-        let new: Vec<_> = new.filter(|i| !attached.links.contains_key(i)).collect();
-        if new.is_empty() {
-            return;
-        }
-        let _inside = match self.netns.enter() {
-            Ok(inside) => inside,
-            Err(e) => {
-                tracing::warn!("no fast path for new ports: cannot enter the switch namespace: {e}");
-                return;
-            }
-        };
-        for ifindex in new {
-            match self.ingress.attach_interface(ifindex) {
-                Ok(link) => _ = attached.links.insert(ifindex, link),
-                Err(e) => tracing::debug!("no fast path from interface {ifindex}: {e}"),
-            }
+        if self.mended.swap(gaps, Ordering::Relaxed) != gaps {
+            self.attacher.keep(|_| false);
         }
     }
 
@@ -155,12 +134,12 @@ impl FastPath {
     /// go on forwarding it).
     ///
     /// # Errors
-    /// When the table is full, a port has no program, or the daemon is counting just now.
+    /// When the table is full, the port has no program yet (it will), or the daemon is counting just now.
     pub fn install(&self, flow: &Flow, epoch: u32, snapshot: &Snapshot) -> io::Result<bool> {
         let refused = || io::Error::from(io::ErrorKind::NotFound);
         let (from, to) = snapshot.port(flow.from).zip(snapshot.port(flow.to)).ok_or_else(refused)?;
         let (from_index, to_index) = ifindex(from).zip(ifindex(to)).ok_or_else(refused)?;
-        if !self.attached().links.contains_key(&from_index) {
+        if !self.attacher.has(from_index) {
             return Err(refused());
         }
         let mut key: Key = [0; program::KEY];
@@ -228,15 +207,6 @@ impl FastPath {
         self.len() == 0
     }
 
-    /// Whether [`FastPath::follow`] has something to mend.
-    pub fn has_gaps(&self) -> bool {
-        self.attached().gaps != self.epoch.gaps()
-    }
-
-    fn attached(&self) -> MutexGuard<'_, Attached> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn installed(&self) -> MutexGuard<'_, HashMap<Key, Installed>> {
         self.installed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,10 +226,6 @@ impl Installed {
         self.to.tx.add(new, new_bytes);
         new
     }
-}
-
-fn is_fast(port: &Port) -> bool {
-    port.veth_mtu.is_some()
 }
 
 fn ifindex(port: &Port) -> Option<u32> {

@@ -28,11 +28,13 @@ pub struct Flow {
 
 impl Flow {
     /// The flow of a frame that the bridge forwards, if the kernel may forward it as well: between two veth ports, so that
-    /// none who receives it has a smaller MTU than its sender, and not to a gateway, where the router has a word in it.
+    /// none who receives it has a smaller MTU than its sender, and neither to a gateway nor from the host, where the router has a
+    /// word in it.
     pub fn of(frame: &Frame<'_>, network: &Network, from: &Port, to: &Port) -> Option<Self> {
         let fits = from.veth_mtu? <= to.veth_mtu?;
         let (src, dst, ethertype) = (frame.src(), frame.dst(), frame.ethertype());
-        let may = fits && to.up && dst != network.gateway_mac && ETHERTYPES.contains(&ethertype);
+        let routed = dst == network.gateway_mac || network.host_port == Some(from.id);
+        let may = fits && to.up && !routed && ETHERTYPES.contains(&ethertype);
         may.then_some(Self { from: from.id, to: to.id, src, dst, ethertype })
     }
 

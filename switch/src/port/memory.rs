@@ -24,36 +24,47 @@ impl From<Vec<u8>> for MemoryFrame {
     }
 }
 
-/// All memory ports of an engine.
+/// All memory ports and uplinks of an engine.
 #[derive(Debug, Default)]
 pub struct MemoryPorts {
-    received: VecDeque<(PortId, MemoryFrame)>,
+    received: VecDeque<(Source, MemoryFrame)>,
     sent: HashMap<PortId, VecDeque<MemoryFrame>>,
+    sent_outside: HashMap<u32, VecDeque<MemoryFrame>>,
 }
 
 impl MemoryPorts {
     /// Lets a frame come from a port.
     pub fn put(&mut self, port: PortId, frame: impl Into<MemoryFrame>) {
-        self.received.push_back((port, frame.into()));
+        self.received.push_back((Source::Port(port), frame.into()));
+    }
+
+    /// Lets a frame come from an uplink, by its interface index.
+    pub fn put_outside(&mut self, uplink: u32, frame: impl Into<MemoryFrame>) {
+        self.received.push_back((Source::Uplink(uplink), frame.into()));
     }
 
     /// Takes the oldest frame that was sent to a port.
     pub fn take(&mut self, port: PortId) -> Option<MemoryFrame> {
         self.sent.get_mut(&port)?.pop_front()
     }
+
+    /// Takes the oldest frame that was sent to an uplink.
+    pub fn take_outside(&mut self, uplink: u32) -> Option<MemoryFrame> {
+        self.sent_outside.get_mut(&uplink)?.pop_front()
+    }
 }
 
 impl Rx for MemoryPorts {
     fn receive(&mut self, batch: &mut Batch) -> io::Result<()> {
         while let Some(buffer) = batch.next_buffer() {
-            let Some((port, frame)) = self.received.pop_front() else { break };
+            let Some((source, frame)) = self.received.pop_front() else { break };
             // As with a socket, what is longer than a buffer is cut and told so.
             let kept = frame.bytes.len().min(buffer.len() - HEADROOM);
             buffer[HEADROOM..HEADROOM + kept].copy_from_slice(&frame.bytes[..kept]);
             if let Some(header) = buffer[HEADROOM - OFFLOAD_HEADER..].first_chunk_mut() {
                 frame.offload.emit(header);
             }
-            batch.push(frame.bytes.len(), Source::Port(port), None);
+            batch.push(frame.bytes.len(), source, None);
         }
         Ok(())
     }
@@ -61,10 +72,15 @@ impl Rx for MemoryPorts {
 
 impl Tx for MemoryPorts {
     fn send(&mut self, batch: &Batch, outgoing: &mut [Outgoing]) {
-        for out in outgoing.iter_mut().filter(|out| out.link == Link::Memory && out.fate == Fate::Waiting) {
+        for out in outgoing.iter_mut().filter(|out| out.fate == Fate::Waiting) {
+            let queue = match out.link {
+                Link::Memory => self.sent.entry(out.port).or_default(),
+                Link::Uplink(ifindex) => self.sent_outside.entry(ifindex).or_default(),
+                Link::Packet(_) | Link::Tap => continue,
+            };
             let (header, bytes) = batch.wire(out.frame).split_at(OFFLOAD_HEADER);
             let offload = header.first_chunk().map_or_else(Offload::default, Offload::parse);
-            self.sent.entry(out.port).or_default().push_back(MemoryFrame { bytes: bytes.to_vec(), offload });
+            queue.push_back(MemoryFrame { bytes: bytes.to_vec(), offload });
             out.fate = Fate::Sent;
         }
     }

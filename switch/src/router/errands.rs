@@ -27,6 +27,26 @@ impl Ways<'_> {
         }
     }
 
+    /// Begins with a packet. Fragments that were to follow the one before are dropped: it was not sent.
+    pub(super) fn begin(&mut self, held_are_copies: bool) {
+        self.state.nat.discard_released();
+        self.held_are_copies = held_are_copies;
+    }
+
+    /// Sends the fragments that had waited for the packet that is being sent, the same way.
+    pub(super) fn send_released(&mut self, ethernet: &[u8], mtu: u32, verdict: Verdict, from: Ingress) {
+        while let Some((_, mut packet)) = self.state.nat.next_released() {
+            let fits = packet.len() <= mtu as usize;
+            if let Ok(mut packet) = Packet::parse(&mut packet, Checksum::Complete) {
+                packet.decrement_hop_limit();
+            }
+            let frame = OwnedFrame::new(&[ethernet, &packet].concat(), Offload::default());
+            let verdict = if fits { verdict } else { Verdict::Drop(DropReason::TooBig) };
+            let from = (!self.held_are_copies).then_some(from);
+            self.extras.push(Extra { frame, from, verdict, network: NetworkId(0) });
+        }
+    }
+
     /// Asks for a MAC.
     pub(super) fn ask(&mut self, question: Question) {
         let (frame, verdict, network) = match question.hop {
@@ -66,9 +86,13 @@ impl Ways<'_> {
                 }
                 (Resume::Again, Ingress::Port(id)) => self.again(&mut frame, id),
             };
-            if !matches!(verdict, Verdict::Absorbed | Verdict::Ignore) {
-                self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
-            }
+            let verdict = match verdict {
+                Verdict::Absorbed => continue,
+                // It was ours when it came, and is not any more.
+                Verdict::Ignore => Verdict::Drop(DropReason::NoTarget),
+                verdict => verdict,
+            };
+            self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
         }
     }
 

@@ -104,15 +104,15 @@ pub(super) struct Ways<'a> {
     pub(super) neighbors: &'a Neighbors,
     pub(super) state: &'a mut Forwarding,
     pub(super) extras: &'a mut Vec<Extra>,
-    /// For whom the fragments that waited for this one are counted; none where they were counted before.
-    pub(super) released: Option<Ingress>,
+    /// Fragments that are held are copies: the frames themselves are the host's, or were ignored.
+    pub(super) held_are_copies: bool,
 }
 
 impl<'a> Ways<'a> {
     /// A packet from a container, to the gateway's MAC and to none of the host's addresses.
     pub(super) fn outbound(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
-        self.released = Some(from);
+        self.begin(false);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
@@ -175,13 +175,12 @@ impl<'a> Ways<'a> {
         }
         clamp_mss(&mut packet, way.mtu.min(network.mtu));
         let verdict = Verdict::Uplink(way.uplink.ifindex);
-        self.dispatch(frame, fit, way.mtu, mac, way.uplink.mac, verdict)
+        self.dispatch(frame, fit, way.mtu, mac, way.uplink.mac, verdict, from)
     }
 
     /// A packet between two networks.
     fn between(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network, other: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
-        self.released = Some(from);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
@@ -220,8 +219,7 @@ impl<'a> Ways<'a> {
     /// container's mapping. [`Verdict::Next`]: it is the host's.
     pub(super) fn hairpin(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
-        // They were sent to the host, whose they may have been.
-        self.released = None;
+        self.begin(true);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Next;
         };
@@ -281,11 +279,11 @@ impl<'a> Ways<'a> {
     /// A frame from an uplink. [`Verdict::Ignore`]: it is the host's.
     pub(super) fn inbound(&mut self, frame: &mut Frame<'_>, ifindex: u32) -> Verdict {
         let offload = frame.offload();
-        self.released = None;
         if frame.len() < ETHERNET_HEADER || !offload.fits(frame.len()) {
             return Verdict::Ignore;
         }
         let (from, sender) = (Ingress::Uplink(ifindex), frame.src());
+        self.begin(true);
         let answer = match frame.ethertype() {
             ETHERTYPE_ARP => ask::arp_answer(frame.payload_mut()),
             ETHERTYPE_IPV6 => ask::advertisement(frame.payload_mut(), sender),
@@ -330,7 +328,7 @@ impl<'a> Ways<'a> {
         };
         match verdict {
             nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, original),
-            // A fragment may be the host's: then the copy that is held is forgotten in time.
+            // As in a hairpin: what is held is a copy.
             nat::Verdict::NotOurs | nat::Verdict::Held => Verdict::Ignore,
             nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
             nat::Verdict::Refuse(Refusal::NoTarget) => match unknown.take() {
@@ -361,6 +359,7 @@ impl<'a> Ways<'a> {
         let Some(network) = self.snapshot.network_of(destination).filter(|n| !n.masquerade) else {
             return Verdict::Ignore;
         };
+        self.begin(false);
         let Some((port, _)) = self.mac_inside(network, destination) else {
             return Verdict::Drop(DropReason::NoNeighbor);
         };
@@ -368,7 +367,7 @@ impl<'a> Ways<'a> {
             nat::Verdict::Forward(forward) => {
                 self.deliver(frame, forward.to, Ingress::Uplink(ifindex), original)
             }
-            nat::Verdict::Held => Verdict::Ignore,
+            nat::Verdict::Held => Verdict::Absorbed,
             nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
             // Networks are closed to who calls from outside, but for published ports.
             nat::Verdict::New(_) | nat::Verdict::Refuse(_) | nat::Verdict::NotOurs => {
@@ -418,13 +417,14 @@ impl<'a> Ways<'a> {
         match self.mac_inside(network, destination).filter(|(at, _)| *at == port.id) {
             Some((_, mac)) => {
                 let verdict = Verdict::Forward(port.id);
-                self.dispatch(frame, fit, network.mtu, mac, network.gateway_mac, verdict)
+                self.dispatch(frame, fit, network.mtu, mac, network.gateway_mac, verdict, from)
             }
             None => self.park(frame, Hop::Inside(network.id, destination), from, Resume::Send),
         }
     }
 
     /// The last step: makes a translated packet fit, addresses it, and sends along what had waited for it.
+    #[expect(clippy::too_many_arguments, reason = "one place for all ways")]
     fn dispatch(
         &mut self,
         frame: &mut Frame<'_>,
@@ -433,6 +433,7 @@ impl<'a> Ways<'a> {
         to: Mac,
         by: Mac,
         verdict: Verdict,
+        from: Ingress,
     ) -> Verdict {
         frame.set_addresses(to, by);
         match fit {
@@ -455,15 +456,7 @@ impl<'a> Ways<'a> {
                 }
             }
         }
-        while let Some((_, mut packet)) = self.state.nat.next_released() {
-            if let Ok(mut packet) = Packet::parse(&mut packet, Checksum::Complete) {
-                packet.decrement_hop_limit();
-            }
-            let bytes = [&frame.bytes()[..ETHERNET_HEADER], &packet].concat();
-            let frame = OwnedFrame::new(&bytes, Offload::default());
-            let from = self.released;
-            self.extras.push(Extra { frame, from, verdict, network: NetworkId(0) });
-        }
+        self.send_released(&frame.bytes()[..ETHERNET_HEADER], mtu, verdict, from);
         verdict
     }
 

@@ -78,12 +78,6 @@ impl Router {
             let hop = Hop::Inside(cx.network.id, address);
             self.ways(cx.now, cx.snapshot, cx.neighbors, lock).heard(hop, frame.src());
         }
-        let verdict = self.decide(frame, cx, lock);
-        forget_released(lock);
-        verdict
-    }
-
-    fn decide(&mut self, frame: &mut Frame<'_>, cx: &Cx<'_>, lock: &mut Lock<'_>) -> Verdict {
         let host = cx.network.host_port;
         if host == Some(frame.port) {
             return Verdict::Next;
@@ -123,9 +117,7 @@ impl Router {
         lock: &mut Lock<'_>,
     ) -> Verdict {
         let (now, snapshot, neighbors) = world;
-        let verdict = self.ways(now, snapshot, neighbors, lock).inbound(frame, ifindex);
-        forget_released(lock);
-        verdict
+        self.ways(now, snapshot, neighbors, lock).inbound(frame, ifindex)
     }
 
     /// Does what is due without a frame.
@@ -145,14 +137,7 @@ impl Router {
         neighbors: &'a Neighbors,
         lock: &'a mut Lock<'_>,
     ) -> Ways<'a> {
-        Ways { now, snapshot, neighbors, state: lock.get(), extras: &mut self.extras, released: None }
-    }
-}
-
-/// What a first fragment has set free goes its way with it, or not at all: never with the next frame, to somebody else.
-fn forget_released(lock: &mut Lock<'_>) {
-    if let Some(state) = lock.taken() {
-        state.nat.forget_released();
+        Ways { now, snapshot, neighbors, state: lock.get(), extras: &mut self.extras, held_are_copies: false }
     }
 }
 

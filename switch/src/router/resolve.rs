@@ -131,6 +131,8 @@ pub struct Resolver {
     parked: usize,
     by_sender: HashMap<Ingress, usize, RandomState>,
     waiting_inside: usize,
+    /// Frames that were dropped with what they waited for, or with their sender.
+    lost: u64,
 }
 
 impl Resolver {
@@ -273,6 +275,7 @@ impl Resolver {
                     self.timers.remove(&(next, hop));
                 }
                 self.unpark(hop, &entry.parked);
+                self.lost += entry.parked.len() as u64;
             }
         }
     }
@@ -287,6 +290,7 @@ impl Resolver {
             entry.parked.retain(|p| p.from != from);
             let gone = before - entry.parked.len();
             self.parked -= gone;
+            self.lost += gone as u64;
             if matches!(hop, Hop::Inside(..)) {
                 self.waiting_inside -= gone;
             }
@@ -296,6 +300,16 @@ impl Resolver {
     /// When [`Resolver::tick`] has something to do; none while nothing is asked.
     pub fn poll_at(&self) -> Option<Time> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Frames that wait.
+    pub const fn waiting(&self) -> usize {
+        self.parked
+    }
+
+    /// Frames that were forgotten since this was asked last.
+    pub const fn take_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.lost, 0)
     }
 
     /// Frames that wait for containers.
@@ -361,7 +375,7 @@ mod tests {
         }
         assert_eq!(park(&mut r, t, hop(5000), b), Park::Full);
         r.forget_sender(b);
-        assert_eq!(r.parked, PER_SENDER);
+        assert_eq!((r.parked, r.take_lost(), r.take_lost()), (PER_SENDER, PER_HOP as u64 + 1, 0));
         let mut back = 0;
         for _ in 0..TRIES {
             t = t + RETRANSMIT;

@@ -11,9 +11,9 @@ use switch::daemon::{plan, state};
 /// # Panics
 /// When something is wrong with swd.
 pub fn state_file(data: &[u8]) {
-    let Ok(desired) = state::parse(data) else { return };
-    let written = state::to_bytes(&desired).expect("what was read can be written");
-    assert_eq!(state::parse(&written).expect("what was written can be read"), desired);
+    let Ok((serial, desired)) = state::parse(data) else { return };
+    let written = state::to_bytes(serial, &desired).expect("what was read can be written");
+    assert_eq!(state::parse(&written).expect("what was written can be read"), (serial, desired.clone()));
     let nothing = Desired::default();
     let up = plan::plan(&nothing, &desired);
     let down = plan::plan(&desired, &nothing);

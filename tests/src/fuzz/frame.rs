@@ -259,7 +259,7 @@ fn snapshot() -> Snapshot {
         Route { destination: net("198.51.100.0/24"), metric: 0, action: Action::Blackhole },
         Route { destination: net("203.0.113.0/24"), metric: 0, action: Action::Prohibit },
     ]));
-    let mut owned = OwnedPorts::default();
+    let owned = OwnedPorts::default();
     for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
         owned.add(protocol, 61_000..=65_535);
     }

@@ -19,16 +19,8 @@ pub(super) async fn publish(
     request: Request,
 ) -> Result<(StatusCode, Json<api::Published>), Failure> {
     let spec: api::PublishSpec = read(request).await?;
-    let made = change(&daemon, move |d| {
-        Box::pin(async move {
-            let key = d.publish_ports(&spec).await?;
-            Ok(d.published().into_iter().find(|p| p.name == key))
-        })
-    });
-    match made.await? {
-        Some(made) => Ok((StatusCode::CREATED, Json(made))),
-        None => Err(Failure::new(StatusCode::CONFLICT, "conflict", "it was taken back at once")),
-    }
+    let made = change(&daemon, move |d| Box::pin(async move { d.publish_ports(&spec) }));
+    Ok((StatusCode::CREATED, Json(made.await?)))
 }
 
 #[utoipa::path(delete, path = "/v1/publishes/{name}", params(("name" = String, Path)),
@@ -37,7 +29,7 @@ pub(super) async fn unpublish(
     State(daemon): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Failure> {
-    change(&daemon, move |d| Box::pin(async move { d.unpublish_ports(&name).await })).await?;
+    change(&daemon, move |d| Box::pin(async move { d.unpublish_ports(&name) })).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

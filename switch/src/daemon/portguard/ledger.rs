@@ -1,5 +1,9 @@
 //! Who owns which ports, and why. Pure: what follows from it for the kernel is for [`super::Guards`] to do.
+//!
+//! The bitmaps that the kernel is told are kept beside the claims: a claim more is a few bits more, whatever the number of
+//! claims. One less is reckoned anew from the rest.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -11,6 +15,7 @@ const WORDS: usize = 65_536 / 64;
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     claims: Vec<Claim>,
+    ports: HashMap<(Protocol, Option<IpAddr>), Ports>,
 }
 
 /// That a range of ports is ours.
@@ -38,13 +43,25 @@ impl Claim {
 
 impl Ledger {
     pub(super) fn add(&mut self, claim: Claim) {
+        self.ports.entry((claim.protocol, claim.address)).or_default().add(&claim);
         self.claims.push(claim);
     }
 
     /// Removes one claim that is like this one but for the ports left out.
     pub(super) fn remove(&mut self, like: &Claim) -> Option<Claim> {
-        let at = self.claims.iter().rposition(|c| c.is_for(like))?;
-        Some(self.claims.remove(at))
+        let at = self.claims.iter().position(|c| c.is_for(like))?;
+        let claim = self.claims.swap_remove(at);
+        let (protocol, address) = (claim.protocol, claim.address);
+        let mut left = self.of(protocol, address).peekable();
+        if left.peek().is_some() {
+            let mut ports = Ports::default();
+            left.for_each(|claim| ports.add(claim));
+            self.ports.insert((protocol, address), ports);
+        } else {
+            drop(left);
+            self.ports.remove(&(protocol, address));
+        }
+        Some(claim)
     }
 
     /// What a port at exactly this address is ours for: to publish comes before the pool.
@@ -55,7 +72,8 @@ impl Ledger {
 
     /// Is a port ours at this address, or at all?
     pub(super) fn covers(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
-        [None, Some(address)].into_iter().any(|a| self.of(protocol, a).any(|c| c.has(port)))
+        let has = |a| self.ports.get(&(protocol, a)).is_some_and(|ports| ports.has(port));
+        has(None) || has(Some(address))
     }
 
     /// Is any port of any protocol ours at exactly this address?
@@ -65,11 +83,7 @@ impl Ledger {
 
     /// All ports that are ours at exactly this address.
     pub(super) fn ports(&self, protocol: Protocol, address: Option<IpAddr>) -> Ports {
-        let mut all = Ports::none();
-        for claim in self.of(protocol, address) {
-            all.add(claim);
-        }
-        all
+        self.ports.get(&(protocol, address)).cloned().unwrap_or_default()
     }
 
     /// Published ports that are claimed one by one, without doubles: those that a socket can keep.
@@ -91,14 +105,20 @@ pub(super) struct Ports {
     published: Vec<u64>,
 }
 
-impl Ports {
-    pub(super) fn none() -> Self {
+impl Default for Ports {
+    fn default() -> Self {
         Self { owned: vec![0; WORDS], published: vec![0; WORDS] }
     }
+}
 
+impl Ports {
     /// As the program has them: bit `port % 8` of byte `port / 8`; first all of those owned, then all of those published.
     pub(super) fn bytes(&self) -> Vec<u8> {
         self.owned.iter().chain(&self.published).flat_map(|w| w.to_le_bytes()).collect()
+    }
+
+    fn has(&self, port: u16) -> bool {
+        self.owned[usize::from(port) / 64] >> (port % 64) & 1 != 0
     }
 
     fn add(&mut self, claim: &Claim) {

@@ -360,10 +360,7 @@ impl Guards {
                 &(0..=u16::MAX),
                 &self.doors.inodes(),
             )?;
-            let ours = all.into_iter().filter(|u| {
-                let any = self.ledger.purpose(protocol, None, u.port).is_some();
-                any || self.ledger.covers(protocol, u.address, u.port)
-            });
+            let ours = all.into_iter().filter(|u| self.ledger.covers(protocol, u.address, u.port));
             found.extend(name(protocol, ours.collect()));
         }
         Ok(found)
@@ -413,20 +410,25 @@ impl Guards {
         Ok(())
     }
 
-    /// Nobody else must have a port to publish. A port alone gets its door here, if there is room for one.
+    /// Nobody else must have a port to publish. A port alone gets its door here. If there is no room for one, it is closed
+    /// again: that it could be opened is all that is to be known, and quicker than a look at all sockets of the host.
     fn check(&self, claim: &Claim) -> Result<(), GuardError> {
         if claim.ports.start() == claim.ports.end() {
             let keys = Key::of(claim.protocol, claim.address, *claim.ports.start(), self.v6);
             // The sockets of the program are doors, too.
-            if self.doors.len() + keys.len() <= self.limits.doors + 8 {
-                let inside = self.host.enter()?;
-                match self.open_all(&keys, Filter::Loopback) {
-                    Err((_, e)) if e.kind() == io::ErrorKind::AddrInUse => {}
-                    Err((key, e)) => return Err(socket_error(key, e)),
-                    Ok(()) => return Ok(()),
+            let room = self.doors.len() + keys.len() <= self.limits.doors + 8;
+            let inside = self.host.enter()?;
+            match self.open_all(&keys, Filter::Loopback) {
+                Err((_, e)) if e.kind() == io::ErrorKind::AddrInUse => {}
+                Err((key, e)) => return Err(socket_error(key, e)),
+                Ok(opened) => {
+                    if !room {
+                        opened.into_iter().for_each(|k| self.doors.close(k));
+                    }
+                    return Ok(());
                 }
-                drop(inside);
             }
+            drop(inside);
         }
         // A connection that has the port is nothing to worry about, and our own sockets are not either: no door then.
         self.first_taken(claim, Which::Open)?.map_or(Ok(()), |taken| Err(GuardError::Taken(taken)))
@@ -445,8 +447,8 @@ impl Guards {
         Ok(first)
     }
 
-    /// Opens all of these doors or none.
-    fn open_all(&self, keys: &[Key], filter: Filter) -> Result<(), (Key, io::Error)> {
+    /// Opens all of these doors or none; tells which were not open before.
+    fn open_all(&self, keys: &[Key], filter: Filter) -> Result<Vec<Key>, (Key, io::Error)> {
         let mut opened = Vec::new();
         for key in keys {
             let in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
@@ -467,7 +469,7 @@ impl Guards {
                 }
             }
         }
-        Ok(())
+        Ok(opened)
     }
 
     /// Closes the doors of a port that was published alone and is not any more.
@@ -505,7 +507,7 @@ impl Guards {
                 let keys = Key::of(claim.protocol, claim.address, port, self.v6);
                 let old = self.ledger.purpose(claim.protocol, claim.address, port);
                 match self.open_all(&keys, filter_for(claim.purpose.or(old))) {
-                    Ok(()) => {}
+                    Ok(_) => {}
                     Err((_, e)) if e.kind() == io::ErrorKind::AddrInUse && claim.purpose == Purpose::Pool => {
                         claim.without.push(port);
                     }

@@ -118,7 +118,7 @@ impl Lookup {
         self.bits.update(&index.to_ne_bytes(), &ports.bytes())?;
         if let (None, Some(address)) = (known, address) {
             // What the scope's former address left of the other protocol.
-            self.bits.update(&(index ^ 1).to_ne_bytes(), &Ports::none().bytes())?;
+            self.bits.update(&(index ^ 1).to_ne_bytes(), &Ports::default().bytes())?;
             self.addresses.update(&key(address), &scope.to_ne_bytes())?;
             self.scopes.insert(address, scope);
         }
