@@ -71,7 +71,7 @@ fn world() -> (Lab, Vec<PortId>) {
             route("0.0.0.0/0", by(Some(ip(NEXT)))),
             route("203.0.113.0/24", Action::Prohibit),
         ]));
-        let mut owned = OwnedPorts::default();
+        let owned = OwnedPorts::default();
         owned.add(Protocol::Tcp, 5000..=5001);
         for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
             owned.add(protocol, 61_000..=65_535);
