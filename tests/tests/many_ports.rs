@@ -170,7 +170,6 @@ fn all_ports_but_the_hosts_own_cost_next_to_nothing() {
     serve(&c1.ns, 65_535);
     assert_eq!(ask(&wan, "172.16.0.2:65535").expect("outside"), WAN);
     assert!(c1.ns.tcp_connect("172.16.0.1:80", s(1)).is_err());
-    assert!(site.drops("ports-exhausted") > 0);
     site.ctl(&["unpublish", "61000-65535"]);
     let listener = wan.tcp_listen("172.16.0.1:81");
     drop(c1.ns.tcp_connect("172.16.0.1:81", s(3)).expect("there are ports again"));

@@ -225,6 +225,7 @@ impl Daemon {
                 snapshot.allowed.insert((from, to));
             }
         }
+        snapshot.observers = self.observers(&snapshot);
         self.set_filters();
         let mut relayed = self.outside.relayed();
         if relayed.own != self.live.host_addresses {

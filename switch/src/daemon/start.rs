@@ -25,7 +25,7 @@ use super::options::{Internal, Options};
 use super::outside::Outside;
 use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
-use super::{api, keeper, settings, view};
+use super::{api, keeper, log, settings, view};
 use crate::dataplane::{self, DataEvent, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
 use crate::sys::heap;
@@ -123,9 +123,7 @@ pub fn main(stages: Box<StageFactory>) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SWD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+    log::init();
     match run(&options, &*stages) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -210,6 +208,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         runtime_dir: folder.clone(),
         dataplane,
         events: Events::default(),
+        captures: Vec::new(),
     };
     let lost = Lost { pairs: place.netns_is_new, queues: place.keeper_is_new };
     daemon.reconcile(lost).await?;
@@ -220,6 +219,10 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     let daemon = Arc::new(Mutex::new(daemon));
     let socket = folder.join(format!("{}.sock", options.name));
     api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    if let Some(address) = config.metrics.listen {
+        let served = api::serve_metrics(Arc::clone(&daemon), address).await;
+        served.map_err(|e| StartupError::Api(e.to_string()))?;
+    }
     heap::trim();
     announce()?;
 

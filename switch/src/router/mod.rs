@@ -20,6 +20,7 @@ mod errands;
 mod fit;
 mod forward;
 mod hosts_own;
+mod notes;
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,7 @@ use crate::stage::Cx;
 use crate::verdict::{DropReason, Verdict};
 use forward::Ways;
 use neighbor::Neighbors;
+use notes::Notes;
 use resolve::Hop;
 
 pub use forward::{Extra, Forwarding, nat_network, network_of, owner, port_of};
@@ -65,6 +67,7 @@ impl<'a> Lock<'a> {
 #[derive(Debug, Default)]
 pub struct Router {
     extras: Vec<Extra>,
+    notes: Notes,
 }
 
 impl Router {
@@ -81,6 +84,7 @@ impl Router {
         }
         let host = cx.network.host_port;
         if host == Some(frame.port) {
+            self.notes.add(|| "from the host, which routes by itself".to_owned());
             if hosts_own::may_be(frame, cx.snapshot) {
                 self.ways(cx.now, cx.snapshot, cx.neighbors, lock).from_host(frame, cx.network);
             }
@@ -93,9 +97,17 @@ impl Router {
             }
         }
         if frame.dst() != cx.network.gateway_mac {
+            self.notes.add(|| "not addressed to the gateway's MAC".to_owned());
             return Verdict::Next;
         }
         let to_host = is_for_host(frame, cx);
+        self.notes.add(|| match errands::destination(frame) {
+            Some(address) if is_host(address, cx) => {
+                format!("to the gateway's MAC, for {address}, an address of the host")
+            }
+            Some(address) => format!("to the gateway's MAC, for {address}, which is not the host's"),
+            None => "to the gateway's MAC, and not IP".to_owned(),
+        });
         let verdict = match errands::destination(frame) {
             Some(address) if is_host(address, cx) && may_be_ours(frame, cx.snapshot, End::Destination) => {
                 self.ways(cx.now, cx.snapshot, cx.neighbors, lock).hairpin(frame, cx.port, cx.network)
@@ -141,7 +153,18 @@ impl Router {
         neighbors: &'a Neighbors,
         lock: &'a mut Lock<'_>,
     ) -> Ways<'a> {
-        Ways { now, snapshot, neighbors, state: lock.get(), extras: &mut self.extras, held_are_copies: false }
+        let Self { extras, notes } = self;
+        Ways { now, snapshot, neighbors, state: lock.get(), extras, notes, held_are_copies: false }
+    }
+
+    /// Writes down its reasons from now on: for [`Router::notes`].
+    pub(crate) fn explain(&mut self) {
+        self.notes.begin();
+    }
+
+    /// The reasons since the last call.
+    pub(crate) fn notes(&mut self) -> Vec<String> {
+        self.notes.take()
     }
 }
 

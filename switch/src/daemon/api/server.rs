@@ -1,6 +1,7 @@
 //! The socket: who may connect, how many at once, and how long they may take.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,14 +13,19 @@ use axum::response::IntoResponse;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::unistd::{Gid, Group, Uid, User, chown};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::UCred;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::{Failure, Shared};
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
+/// Readers of metrics at once.
+const MAX_SCRAPERS: usize = 16;
+/// How long a connection of theirs may last. They come again.
+const SCRAPE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to send a request's head, and to be silent between requests.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -37,6 +43,14 @@ pub(in super::super) enum ServerError {
         "cannot give group '{0}' access to the API: there is no such group; create it with 'groupadd', or correct api.group in the configuration"
     )]
     NoGroup(String),
+    /// No address for metrics.
+    #[error("cannot listen on {address} for metrics: {source}; correct metrics.listen in the configuration")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// No socket.
     #[error("cannot listen on {path}: {source}")]
     Listen {
@@ -125,6 +139,11 @@ fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
 async fn converse(stream: UnixStream, router: Router, access: Access) {
     let allowed = stream.peer_cred().is_ok_and(|peer| access.allows(&peer));
     let router = if allowed { router } else { Router::new().fallback(refuse) };
+    speak(stream, router).await;
+}
+
+/// One client's requests.
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
@@ -133,6 +152,36 @@ async fn converse(stream: UnixStream, router: Router, access: Access) {
     if let Err(e) = connection.await {
         tracing::debug!("a client's connection ended: {e}");
     }
+}
+
+/// Serves `/metrics` and nothing else over TCP.
+///
+/// # Errors
+/// When the address cannot be had.
+pub(in super::super) async fn serve_metrics(daemon: Shared, address: SocketAddr) -> Result<(), ServerError> {
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| ServerError::Metrics { address, source })?;
+    let router = super::metrics_router(daemon);
+    let places = Arc::new(Semaphore::new(MAX_SCRAPERS));
+    tokio::spawn(async move {
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let router = router.clone();
+                    tokio::spawn(async move {
+                        // One that stops reading does not keep its place.
+                        let _ = tokio::time::timeout(SCRAPE_PATIENCE, speak(stream, router)).await;
+                        drop(place);
+                    });
+                }
+                Err(e) => {
+                    tracing::warn!("cannot accept a reader of metrics: {e}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    });
+    Ok(())
 }
 
 async fn refuse(_: Request) -> impl IntoResponse {
