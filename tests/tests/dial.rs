@@ -44,7 +44,7 @@ fn dial(ns: &Namespace, address: &str) -> std::io::Result<(TcpStream, String)> {
 /// Whether the host has a connection straight to this address.
 fn is_led(site: &Site, target: &str) -> bool {
     let shown = site.host.run(&["ss", "-tnH", "state", "established", "dst", target]);
-    !String::from_utf8_lossy(&shown.stdout).trim().is_empty()
+    !shown.stdout.trim().is_empty()
 }
 
 fn web(site: &Site, name: &str, address: &str) -> Container {
