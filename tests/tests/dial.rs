@@ -121,9 +121,8 @@ fn led_connections_end_with_their_publish_and_others_do_not() {
     let open = |address: &str| dial(&site.host, address).expect(address).0;
     let (mut first, mut second, mut own) =
         (open("127.0.0.1:5000"), open("172.16.0.2:5001"), open("172.18.0.10:80"));
-    let echoes = |stream: &mut TcpStream| {
-        stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0])).is_ok()
-    };
+    let echoes =
+        |stream: &mut TcpStream| stream.write_all(b"x").and_then(|()| stream.read_exact(&mut [0])).is_ok();
     site.ctl(&["unpublish", "5000"]);
     wait_until("the first is over", s(5), || !echoes(&mut first));
     assert!(echoes(&mut second) && echoes(&mut own));

@@ -473,7 +473,9 @@ impl Daemon {
     pub(super) fn open_to_host(&mut self, publish: &Arc<Publish>) {
         self.outside.relayed().publishes.insert(Arc::clone(publish));
         let network = self.desired.networks.get(&publish.network);
-        if let (Some(dials), true) = (&mut self.outside.dials, network.is_some_and(|n| n.host_ifname.is_some())) {
+        if let (Some(dials), true) =
+            (&mut self.outside.dials, network.is_some_and(|n| n.host_ifname.is_some()))
+        {
             dials.add(publish);
         }
     }

@@ -21,7 +21,7 @@ pub(super) fn may_be(frame: &Frame<'_>, snapshot: &Snapshot) -> bool {
 
 impl Ways<'_> {
     /// A packet from the host to a container.
-    pub(super) fn from_host(&mut self, frame: &mut Frame<'_>, network: &Network) {
+    pub(super) fn track_host(&mut self, frame: &mut Frame<'_>, network: &Network) {
         let offload = frame.offload();
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else { return };
         let (inside, unknown) = (nat_network(network.id), Cell::new(None));

@@ -86,7 +86,7 @@ impl Router {
         if host == Some(frame.port) {
             self.notes.add(|| "from the host, which routes by itself".to_owned());
             if hosts_own::may_be(frame, cx.snapshot) {
-                self.ways(cx.now, cx.snapshot, cx.neighbors, lock).from_host(frame, cx.network);
+                self.ways(cx.now, cx.snapshot, cx.neighbors, lock).track_host(frame, cx.network);
             }
             return Verdict::Next;
         }

@@ -18,7 +18,7 @@
 //! [`DOORS`] prefixes of ports: 1 for a port, at most 30 for a range; what is too much is relayed. The last [`DIALLED`]
 //! connections are remembered: older ones say where they really lead, and outlast an `unpublish`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -63,7 +63,7 @@ pub(super) struct Dials {
     maps: Maps,
     own: BTreeSet<IpAddr>,
     /// Publishes that are led, and the prefixes of their ports.
-    led: HashMap<Key, Vec<[u8; 22]>>,
+    led: BTreeMap<Key, Vec<[u8; 22]>>,
     sockets: Sockets,
     _links: Vec<Link>,
 }
@@ -96,7 +96,7 @@ impl Dials {
             }
         }
         let sockets = Sockets::of(host)?;
-        Ok(Self { maps, own: BTreeSet::new(), led: HashMap::new(), sockets, _links: links })
+        Ok(Self { maps, own: BTreeSet::new(), led: BTreeMap::new(), sockets, _links: links })
     }
 
     /// Takes the host's addresses over.
@@ -161,7 +161,11 @@ impl Dials {
         let noted = &self.maps.dialled;
         let wanted = |c: &sockets::Connection| {
             c.peer().ip() == target
-                && noted.lookup(&c.cookie().to_ne_bytes()).ok().and_then(|v| noted_address(&v)).is_some_and(&dialled)
+                && noted
+                    .lookup(&c.cookie().to_ne_bytes())
+                    .ok()
+                    .and_then(|v| noted_address(&v))
+                    .is_some_and(&dialled)
         };
         let found = self.sockets.find(wanted).and_then(|found| {
             found.iter().try_for_each(|connection| match self.sockets.end(connection) {
@@ -170,7 +174,9 @@ impl Dials {
             })
         });
         if let Err(e) = found {
-            tracing::warn!("connections of the host to {target} last, although what they dialled is not published: {e}");
+            tracing::warn!(
+                "connections of the host to {target} last, although what they dialled is not published: {e}"
+            );
         }
     }
 }
@@ -238,7 +244,7 @@ fn prefixes(ports: RangeInclusive<u16>) -> impl Iterator<Item = (u16, u32)> {
         let aligned = next.trailing_zeros().min(16);
         let fitting = (last - next + 1).ilog2();
         let size = aligned.min(fitting);
-        let first = next as u16;
+        let first = u16::try_from(next).ok()?;
         next += 1 << size;
         Some((first, 16 - size))
     })

@@ -18,10 +18,17 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 
+/// Families and the protocol as messages have them: in a byte.
+const INET: u8 = 2;
+const INET6: u8 = 10;
+const TCP: u8 = 6;
+
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// `struct inet_diag_sockid`, which is what requests and answers tell a socket by.
 const ID: usize = 48;
+/// A request, `struct inet_diag_req_v2` with its header.
+const REQUEST: u32 = 16 + 8 + 48;
 /// Where it is in an answer (`struct inet_diag_msg`) after the message's header: family, state, timer, retransmissions first.
 const ANSWER_ID: usize = 4;
 /// All states but those that no connection is in: `TCP_LISTEN`, `TCP_CLOSE`, `TCP_TIME_WAIT`.
@@ -41,7 +48,7 @@ impl Connection {
         let port = u16::from_be_bytes([self.id[2], self.id[3]]);
         let mut octets = [0; 16];
         octets.copy_from_slice(&self.id[20..36]);
-        let address = if i32::from(self.family) == libc::AF_INET {
+        let address = if self.family == INET {
             IpAddr::from([octets[0], octets[1], octets[2], octets[3]])
         } else {
             Ipv6Addr::from(octets).to_canonical()
@@ -78,11 +85,14 @@ impl Sockets {
     /// All connections that `wanted` says yes to.
     pub(super) fn find(&mut self, wanted: impl Fn(&Connection) -> bool) -> io::Result<Vec<Connection>> {
         let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family as u8, &[0; ID])?;
+        for family in [INET, INET6] {
+            self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, &[0; ID])?;
             self.hear(|kind, payload| {
-                let (SOCK_DIAG_BY_FAMILY, Some([family, ..])) = (kind, payload.get(..ANSWER_ID)) else { return };
-                let Some(id) = payload.get(ANSWER_ID..ANSWER_ID + ID).and_then(|id| id.try_into().ok()) else {
+                let (SOCK_DIAG_BY_FAMILY, Some([family, ..])) = (kind, payload.get(..ANSWER_ID)) else {
+                    return;
+                };
+                let Some(id) = payload.get(ANSWER_ID..ANSWER_ID + ID).and_then(|id| id.try_into().ok())
+                else {
                     return;
                 };
                 let connection = Connection { family: *family, id };
@@ -105,12 +115,12 @@ impl Sockets {
 
     /// Sends `struct inet_diag_req_v2`.
     fn ask(&self, kind: u16, flags: u16, family: u8, id: &[u8; ID]) -> io::Result<()> {
-        let mut message = Vec::with_capacity(HEADER + 8 + ID);
-        message.extend(((HEADER + 8 + ID) as u32).to_ne_bytes());
+        let mut message = Vec::with_capacity(REQUEST as usize);
+        message.extend(REQUEST.to_ne_bytes());
         message.extend(kind.to_ne_bytes());
         message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
         message.extend([0; 8]);
-        message.extend([family, libc::IPPROTO_TCP as u8, 0, 0]);
+        message.extend([family, TCP, 0, 0]);
         message.extend(STATES.to_ne_bytes());
         message.extend(id);
         sendto(self.socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;

@@ -12,7 +12,8 @@ use crate::subjects::Road;
 use crate::topology::{C1, C2, PUBLISHED, Topology};
 
 /// One container makes all connections here: more than a container may by default. The kernel has no such limits.
-const LIMITS: &str = "[nat]\nmax_connections = 524288\nmax_per_container = 500000\nnew_per_second = 1000000\n";
+const LIMITS: &str =
+    "[nat]\nmax_connections = 524288\nmax_per_container = 500000\nnew_per_second = 1000000\n";
 
 /// How swd is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
