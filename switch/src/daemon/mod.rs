@@ -7,6 +7,7 @@
 mod api;
 pub mod apply;
 mod capture;
+mod confine;
 mod connections;
 pub mod control;
 pub mod desired;
