@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use nix::unistd::{Gid, Group, Uid, User, chown};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::UCred;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use super::{Failure, Shared};
