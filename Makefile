@@ -15,7 +15,8 @@ build: install-deps
 # The programs, their manual pages and completions, the unit and the example of a configuration. Below DESTDIR for packages.
 PREFIX ?= /usr/local
 SHARE = $(DESTDIR)$(PREFIX)/share
-install: build
+install:
+	@test -x target/release/swd || { echo "error: nothing is built yet: run 'make' first" >&2; exit 1; }
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin target/release/swd target/release/swctl
 	install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	target/release/swctl man >$(SHARE)/man/man1/swctl.1

@@ -170,9 +170,9 @@ fn captures_show_what_passes_and_what_is_dropped() {
     );
     web.ping(&db);
     // The kernel forwards this flow by itself now, where it can; those who watch see it all the same.
-    web.ns.run(&["ping", "-n", "-c12", "-i0.02", "-W2", "172.18.0.20"]).ok();
     if site.json(&["status"])["fast_path"] == true {
-        wait_until("the kernel has the flow", s(5), || {
+        wait_until("the kernel has the flow", s(20), || {
+            web.ns.run(&["ping", "-n", "-c12", "-i0.02", "-W2", "172.18.0.20"]).ok();
             site.json(&["status"])["fast_flows"].as_u64() > Some(0)
         });
     }

@@ -194,7 +194,7 @@ fn a_trace_agrees_with_reality() {
         (0..u32::try_from(lab.shared().snapshot.load().ports().count()).expect("few")).map(PortId).collect();
     let mut dice = Dice(20_261_121);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for round in 0..1200 {
+    for round in 0..500 {
         let port = *dice.pick(&guests);
         let at = guests.iter().position(|p| *p == port).expect("a guest");
         let own = format!("10.{}.0.{}", at / 2, if at % 2 == 0 { 10 } else { 20 });

@@ -12,7 +12,7 @@ use nix::libc;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// What swd keeps, and what for.
-const KEPT: [(Capability, &str); 13] = [
+const KEPT: [(Capability, &str); 14] = [
     (Capability::CAP_BPF, "port guards, dials, the fast path"),
     (Capability::CAP_CHOWN, "the API socket's group"),
     (Capability::CAP_DAC_OVERRIDE, "folders and namespaces of other users"),
@@ -24,6 +24,7 @@ const KEPT: [(Capability, &str); 13] = [
     (Capability::CAP_PERFMON, "BPF programs that reckon with pointers"),
     (Capability::CAP_SYS_ADMIN, "entering, making and pinning network namespaces"),
     (Capability::CAP_SYS_CHROOT, "entering the mount namespace where a pin is to be seen"),
+    (Capability::CAP_SYS_NICE, "the workers' priority"),
     (Capability::CAP_SYS_PTRACE, "namespaces and descriptors of processes: /proc/PID/ns, /proc/PID/fd"),
     (Capability::CAP_SYS_RESOURCE, "the limit of open files"),
 ];
