@@ -171,6 +171,8 @@ fn sent(lab: &mut Lab, ports: &[PortId]) -> Vec<(Option<PortId>, Vec<u8>)> {
 
 /// All that asking must not change.
 fn state(lab: &Lab) -> String {
+    // Takes the lock that is held below.
+    let counts = lab.counts();
     let shared = lab.shared();
     let mut fdb = shared.fdb.entries(lab.now);
     fdb.sort_by_key(|e| (e.network, e.mac));
@@ -179,7 +181,7 @@ fn state(lab: &Lab) -> String {
     let mut connections: Vec<String> =
         forwarding.nat.connections(lab.now, nat::Filter::default()).map(|(_, c)| format!("{c:?}")).collect();
     connections.sort();
-    format!("{fdb:?} {drops:?} {:?} {connections:?} {:?}", lab.counts(), forwarding.resolver)
+    format!("{fdb:?} {drops:?} {counts:?} {connections:?} {:?}", forwarding.resolver)
 }
 
 /// Whether frames that had waited went on.
@@ -194,7 +196,7 @@ fn a_trace_agrees_with_reality() {
         (0..u32::try_from(lab.shared().snapshot.load().ports().count()).expect("few")).map(PortId).collect();
     let mut dice = Dice(20_261_121);
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for round in 0..500 {
+    for round in 0..1200 {
         let port = *dice.pick(&guests);
         let at = guests.iter().position(|p| *p == port).expect("a guest");
         let own = format!("10.{}.0.{}", at / 2, if at % 2 == 0 { 10 } else { 20 });
