@@ -28,6 +28,7 @@ iptables-save iptables
 sysctl        procps
 nsenter       util-linux
 setpriv       util-linux
+script        bsdutils
 mount         mount
 LIST
 # Not in everybody's PATH.

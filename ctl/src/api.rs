@@ -3,12 +3,16 @@
 //! Keys are stable: scripts read them through `swctl --json`. Times are RFC 3339, numbers are raw. New keys may be
 //! added; none changes its meaning.
 
+mod observe;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use observe::*;
 
 /// `GET /v1/status`: is it up, and what does it hold.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
@@ -266,6 +270,9 @@ pub struct Port {
     pub rx_dropped: u64,
     /// Frames that could not be sent to it.
     pub tx_dropped: u64,
+    /// Connections that count for it.
+    #[serde(default)]
+    pub connections: u64,
 }
 
 /// `POST /v1/ports`: an existing interface of the host to make a port of.

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod observe;
+
 use std::{
     net::IpAddr,
     path::{self, PathBuf},
@@ -19,6 +21,8 @@ use ctl::{
     spec::{self, PublishedPorts},
 };
 use ipnet::IpNet;
+
+pub(crate) use observe::{Capture, Mirror, Trace};
 
 /// Drives swd, the userspace Ethernet switch and NAT router.
 #[derive(Debug, Parser)]
@@ -114,6 +118,34 @@ pub(crate) enum Command {
         /// Only this port
         #[arg(value_name = "PORT", value_parser = NonEmptyStringValueParser::new())]
         name: Option<String>,
+    },
+    /// Tell what each stage would do with a packet, and why; nothing is sent and nothing changes
+    ///
+    /// PACKET is in words: 'tcp 172.18.0.10:40000 > 1.1.1.1:443 syn', 'udp SRC:PORT > DST:PORT', 'icmp SRC > DST',
+    /// 'arp SRC > DST', each with 'ttl N', 'len N', 'mac MAC' and 'to-mac MAC' if wanted.
+    Trace(Trace),
+    /// Capture frames as they pass, or as they are dropped
+    ///
+    /// WHAT is a port, 'network NAME', 'uplink' or 'drops', then a filter as for tcpdump: 'swctl capture web tcp port 80'.
+    /// 'port NAME' names a port that is called like one of these. Without -w a line is printed for each frame.
+    Capture(Capture),
+    /// Ports that get copies of what passes others (SPAN)
+    #[command(subcommand)]
+    Mirror(Mirror),
+    /// Watch ports, rates, connections and drops
+    Top {
+        /// Sort by this at first; keys change it
+        #[arg(long, value_enum, default_value_t = crate::commands::top::Sort::Rate)]
+        sort: crate::commands::top::Sort,
+        /// Seconds between looks
+        #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+        interval: u64,
+    },
+    /// Show what a container sees of its network, and which port it is
+    Inspect {
+        /// The namespace: its name, as in 'ip netns', the path of its file, or a process in it
+        #[arg(value_name = "NETNS|PID", value_parser = NonEmptyStringValueParser::new())]
+        netns: String,
     },
     /// Why frames were dropped, and what to do about it
     Drops {
@@ -422,7 +454,7 @@ impl Endpoint {
 }
 
 /// The namespace as swd must read it: it has another working directory, and another `/proc/self`.
-fn namespace(text: &str) -> std::io::Result<String> {
+pub(crate) fn namespace(text: &str) -> std::io::Result<String> {
     if !text.contains('/') {
         return Ok(text.to_owned());
     }

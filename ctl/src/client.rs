@@ -35,8 +35,9 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time};
 
 use crate::api::{
-    Allowed, AttachSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush, FdbSpec,
-    Flushed, Network, NetworkSpec, Port, PortSpec, Problem, PublishSpec, Published, Status,
+    Allowed, AttachSpec, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry,
+    FdbFlush, FdbSpec, Flushed, Inspected, Mirror, MirrorKind, MirrorState, Network, NetworkSpec, Port,
+    PortSpec, Problem, PublishSpec, Published, Status, TraceSpec, Traced,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.
@@ -191,6 +192,42 @@ impl Client {
         self.delete(&format!("/v1/policy/{}/{}", encode(&pair.from), encode(&pair.to))).await
     }
 
+    /// `POST /v1/trace`: what would become of packets.
+    pub async fn trace(&self, spec: &TraceSpec) -> Result<Vec<Traced>, ClientError> {
+        self.post("/v1/trace", spec).await
+    }
+
+    /// `GET /v1/capture`: frames as they pass.
+    pub async fn capture(&self, spec: &CaptureSpec) -> Result<Chunks, ClientError> {
+        let path = format!("/v1/capture{}", query(spec));
+        let head = self.bounded(self.exchange(Method::GET, &path, Bytes::new())).await?;
+        Ok(Chunks { socket: self.socket.clone(), body: head.into_body() })
+    }
+
+    /// `GET /v1/mirrors`: every mirror.
+    pub async fn mirrors(&self) -> Result<Vec<MirrorState>, ClientError> {
+        self.get("/v1/mirrors").await
+    }
+
+    /// `POST /v1/mirrors`: adds a mirror, or changes the ways of one.
+    pub async fn add_mirror(&self, mirror: &Mirror) -> Result<Mirror, ClientError> {
+        self.post("/v1/mirrors", mirror).await
+    }
+
+    /// `DELETE /v1/mirrors/{kind}/{from}/{to}`: removes a mirror.
+    pub async fn remove_mirror(&self, kind: MirrorKind, from: &str, to: &str) -> Result<(), ClientError> {
+        let kind = match kind {
+            MirrorKind::Port => "port",
+            MirrorKind::Network => "network",
+        };
+        self.delete(&format!("/v1/mirrors/{kind}/{}/{}", encode(from), encode(to))).await
+    }
+
+    /// `GET /v1/inspect`: what a network namespace looks like from within.
+    pub async fn inspect(&self, netns: &str) -> Result<Inspected, ClientError> {
+        self.get(&format!("/v1/inspect?netns={}", encode(netns))).await
+    }
+
     /// `GET /v1/drops`: frames dropped, by reason.
     pub async fn drops(&self) -> Result<Vec<DropCount>, ClientError> {
         self.get("/v1/drops").await
@@ -290,6 +327,30 @@ impl Client {
 
     fn http(&self, source: hyper::Error) -> ClientError {
         ClientError::http(&self.socket, source)
+    }
+}
+
+/// An answer that comes piece by piece.
+#[derive(Debug)]
+pub struct Chunks {
+    socket: PathBuf,
+    body: Incoming,
+}
+
+impl Chunks {
+    /// Waits for the next piece; `None` when swd ended the answer.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Some(Err(e)) => return Err(ClientError::http(&self.socket, e)),
+                None => return Ok(None),
+            }
+        }
     }
 }
 
@@ -463,17 +524,15 @@ impl ClientError {
 }
 
 /// A filter as a query string; empty when nothing is set.
-fn query(filter: &ConnectionFilter) -> String {
-    let ConnectionFilter { container, protocol, address, port, state } = filter;
-    let parts = [
-        ("container", container.clone()),
-        ("protocol", protocol.clone()),
-        ("address", address.map(|a| a.to_string())),
-        ("port", port.map(|p| p.to_string())),
-        ("state", state.clone()),
-    ];
+fn query(fields: &impl Serialize) -> String {
+    // A struct of plain fields becomes an object; those that are not set were left out.
+    let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(fields) else { return String::new() };
+    let text = |value: serde_json::Value| match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    };
     let set: Vec<String> =
-        parts.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(&value?)))).collect();
+        fields.into_iter().map(|(key, value)| format!("{key}={}", encode(&text(value)))).collect();
     if set.is_empty() { String::new() } else { format!("?{}", set.join("&")) }
 }
 

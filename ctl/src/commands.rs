@@ -1,14 +1,19 @@
 //! The commands: what each asks of swd, and how it prints the answer.
 
+mod capture;
 mod conntrack;
 mod events;
 mod fdb;
+mod inspect;
 mod local;
+mod mirror;
 mod network;
 mod port;
 mod publish;
 mod run;
 mod status;
+pub(crate) mod top;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -40,6 +45,11 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy => publish::policy(&client, format).await?,
         Command::Conntrack(command) => conntrack::run(&client, format, command).await?,
         Command::Stats { name } => port::stats(&client, format, name.as_deref()).await?,
+        Command::Trace(what) => trace::trace(&client, format, what).await?,
+        Command::Capture(what) => return capture::capture(&client, &what).await,
+        Command::Mirror(command) => mirror::run(&client, format, command).await?,
+        Command::Top { sort, interval } => top::top(&client, sort, interval).await?,
+        Command::Inspect { netns } => inspect::inspect(&client, format, &netns).await?,
         Command::Drops { all } => status::drops(&client, format, all).await?,
         Command::Events => events::events(&client, format).await?,
         Command::Config(command) => local::config(command)?,

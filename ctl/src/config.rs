@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -34,6 +34,8 @@ pub struct Config {
     pub fast_path: bool,
     /// Who may use the API.
     pub api: Api,
+    /// Who may read the numbers.
+    pub metrics: Metrics,
     /// Limits of the MAC table.
     pub fdb: Fdb,
     /// Connections and the ports that they leave by.
@@ -50,6 +52,7 @@ impl Default for Config {
             workers: 1,
             fast_path: true,
             api: Api::default(),
+            metrics: Metrics::default(),
             fdb: Fdb::default(),
             nat: Nat::default(),
             network,
@@ -104,8 +107,28 @@ impl fmt::Display for Uplink {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// Members of this group may, besides root. Empty: root only.
+    /// Members of this group may do everything, besides root. Empty: root only.
     pub group: String,
+    /// Members of this group may look at everything but traffic. Empty: nobody.
+    pub readers: String,
+}
+
+/// `[metrics]`: Prometheus' way to the numbers besides the API socket, which has them always.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// An address and port of the host to serve `/metrics` on, to anyone who gets there; none: not at all.
+    #[serde(deserialize_with = "listen")]
+    pub listen: Option<SocketAddr>,
+}
+
+fn listen<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |_| serde::de::Error::custom("not an address with a port; write one like \"127.0.0.1:9750\"");
+    text.parse().map(Some).map_err(wrong)
 }
 
 /// `[fdb]`: limits of the MAC table.

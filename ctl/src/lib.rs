@@ -4,4 +4,6 @@
 pub mod api;
 pub mod client;
 pub mod config;
+pub mod filter;
+pub mod packet;
 pub mod spec;

@@ -269,7 +269,7 @@ pub(crate) enum InsertError {
     Full,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     connection: Connection,
     chain: [u32; 2],
@@ -279,7 +279,7 @@ struct Entry {
 }
 
 /// The table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Conntrack {
     slab: Slab<Entry>,
     index: Index,
@@ -292,7 +292,7 @@ pub(crate) struct Conntrack {
 }
 
 /// The filters whose connections have ended, numbered from the first ever.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Filters {
     noted: Vec<Filter>,
     /// How many there ever were.

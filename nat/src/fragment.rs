@@ -74,7 +74,7 @@ struct Record {
     until: Time,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     until: Time,
     fragments: Vec<Vec<u8>>,
@@ -83,7 +83,7 @@ struct Held {
 }
 
 /// A source's share.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Source {
     /// Its records, oldest first.
     records: VecDeque<Key>,
@@ -107,7 +107,7 @@ pub(crate) enum Noted {
 }
 
 /// The records and the held fragments.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fragments {
     limits: FragmentLimits,
     records: HashMap<Key, Record, RandomState>,

@@ -43,7 +43,7 @@ pub(crate) struct Inside {
     pub(crate) owner: OwnerId,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mapping {
     inside: Inside,
     lease: Option<Lease>,
@@ -74,7 +74,7 @@ pub(crate) struct Ended {
     pub(crate) kind: Option<Kind>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Masquerade {
     slab: Slab<Mapping>,
     /// Chains of independent mappings by inside endpoint and pool; the length is a power of two.

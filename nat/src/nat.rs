@@ -132,7 +132,7 @@ impl External {
 const MAX_RELEASED: usize = 1024;
 
 /// Connection tracking and NAT: all state, no I/O.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Nat {
     table: Conntrack,
     masquerade: Masquerade,

@@ -22,7 +22,7 @@ pub struct OwnerLimits {
     pub new_per_second: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Owner {
     limits: Option<OwnerLimits>,
     connections: u32,
@@ -43,7 +43,7 @@ pub(crate) enum Denied {
     Rate,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Owners {
     default: OwnerLimits,
     owners: HashMap<OwnerId, Owner, RandomState>,

@@ -83,7 +83,7 @@ pub(crate) enum Rest {
 }
 
 /// The right to use a port.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     port: u16,
     use_: Use,
@@ -115,7 +115,7 @@ struct Slot {
     waiting: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pool {
     external: Address,
     kind: Kind,

@@ -95,7 +95,7 @@ struct TargetKey {
 /// How many rules whose targets begin before a port are looked at.
 const TARGET_TRIES: usize = 8;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Published {
     id: RuleId,
     rule: Rule,
@@ -111,7 +111,7 @@ pub(crate) struct Target {
 }
 
 /// The rules.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rules {
     rules: BTreeMap<Key, Published>,
     keys: HashMap<RuleId, Key, RandomState>,

@@ -10,7 +10,7 @@ const CHUNK: usize = 1024;
 /// No entry: the end of a list, or a reference that is not set.
 pub(crate) const NONE: u32 = u32::MAX;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot<T> {
     /// How many entries have lived here, so that an old reference is not taken for the present one.
     generation: u32,
@@ -18,7 +18,7 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slab<T> {
     chunks: Vec<Vec<Slot<T>>>,
     free: u32,

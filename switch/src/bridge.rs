@@ -1,6 +1,7 @@
 //! Bridge: the last stage. Where the destination address lives, or everywhere.
 
 use crate::frame::Frame;
+use crate::mac::Mac;
 use crate::snapshot::PortId;
 use crate::stage::{Cx, Stage};
 use crate::verdict::{DropReason, Verdict};
@@ -27,6 +28,20 @@ impl Stage for Bridge {
             }
             None => Verdict::Flood,
         }
+    }
+
+    fn explain(&self, frame: &Frame<'_>, cx: &Cx<'_>) -> Option<String> {
+        let dst = frame.dst();
+        let isolates = if cx.network.isolate_ports { "; ports of this network are isolated" } else { "" };
+        if dst.is_multicast() {
+            let what = if dst == Mac::BROADCAST { "broadcast" } else { "multicast" };
+            return Some(format!("{dst} is {what}: for every other port{isolates}"));
+        }
+        Some(match cx.fdb.lookup(cx.network.id, dst, cx.now).map(|port| cx.snapshot.port(port)) {
+            Some(Some(port)) => format!("{dst} is known at port {}{isolates}", port.name),
+            Some(None) => format!("{dst} is known at a port that is gone"),
+            None => format!("{dst} is unknown: for every other port{isolates}"),
+        })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
 use crate::sys::netns::NetNs;
 use crate::sys::packet::{OpenError, PacketSocket};
+use crate::trace::Tracer;
 use crate::verdict::{DropCounters, DropReason};
 use crate::worker::{self, Message, Worker};
 
@@ -128,6 +129,17 @@ pub struct Dataplane {
     generation: Mutex<u64>,
     taps: Mutex<Taps>,
     fast: Option<Arc<FastPath>>,
+    /// The user's stages for traces.
+    spare_stages: SpareStages,
+}
+
+/// Stages say nothing of themselves but a name.
+struct SpareStages(Mutex<Vec<Box<dyn Stage>>>);
+
+impl std::fmt::Debug for SpareStages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpareStages").finish_non_exhaustive()
+    }
 }
 
 /// The packet sockets, to be asked for their losses.
@@ -188,6 +200,7 @@ impl Dataplane {
             sockets: Mutex::new(Sockets { ports: sockets, uplinks: HashMap::new() }),
             generation: Mutex::default(),
             taps: Mutex::default(),
+            spare_stages: SpareStages(Mutex::new(stages())),
             fast,
         };
         Ok((dataplane, events))
@@ -280,6 +293,27 @@ impl Dataplane {
         for worker in &self.workers {
             worker.send(Message::RemoveUplink(ifindex));
         }
+    }
+
+    /// The world as the workers see it, for whoever must not wait for the control plane.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Traces frames on a copy of the state as it is now. The user's stages come from a spare set: see
+    /// [`Dataplane::return_tracer`].
+    pub fn tracer(&self) -> Tracer {
+        let stages = std::mem::take(&mut *self.spare_stages());
+        Tracer::new(&self.shared, stages)
+    }
+
+    /// Ends a tracer, and keeps the user's stages for the next one.
+    pub fn return_tracer(&self, tracer: Tracer) {
+        *self.spare_stages() = tracer.into_stages();
+    }
+
+    fn spare_stages(&self) -> MutexGuard<'_, Vec<Box<dyn Stage>>> {
+        self.spare_stages.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connections and next hops. Workers wait while it is held.

@@ -4,9 +4,11 @@
 //! Accounting is here, so that it is the same everywhere: a frame that was received is forwarded, answered or dropped,
 //! and counted as exactly one of them.
 
+mod watching;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -23,7 +25,9 @@ use crate::router::resolve::Ingress;
 use crate::router::{Extra, Forwarding, Lock};
 use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::stage::{Cx, Pipeline, Stage};
+use crate::trace::{Step, Trail};
 use crate::verdict::{DropCounters, DropReason, Verdict};
+use watching::Watching;
 
 /// Events that may wait for the control plane. More are lost: they are news, not state.
 const EVENTS: usize = 1024;
@@ -87,6 +91,29 @@ impl Shared {
         (Arc::new(shared), receiver)
     }
 
+    /// A copy that goes its own way: what is done with it changes nothing here. It shares no counter and tells nobody.
+    ///
+    /// Copies the connections under their lock, during which workers wait: some ten milliseconds for 200,000 of them.
+    pub fn fork(&self) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let forwarding = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let epoch = Arc::<Epoch>::default();
+        let shared = Self {
+            epoch: Arc::clone(&epoch),
+            snapshot: ArcSwap::from_pointee(self.snapshot.load().fork()),
+            fdb: self.fdb.fork(epoch),
+            neighbors: self.neighbors.fork(),
+            waiting: AtomicUsize::new(self.waiting.load(Ordering::Relaxed)),
+            forwarding: Mutex::new(forwarding),
+            drops: DropCounters::default(),
+            received: AtomicU64::new(0),
+            forwarded: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            events,
+        };
+        (Arc::new(shared), receiver)
+    }
+
     /// Tells the control plane something, unless it is behind with listening.
     pub fn tell(&self, event: DataEvent) {
         // Both errors mean that nobody listens now, which is no reason to hold up frames.
@@ -136,6 +163,16 @@ pub struct Outgoing {
     pub fate: Fate,
 }
 
+impl Outgoing {
+    /// The port or uplink that it goes to.
+    const fn to(&self) -> Ingress {
+        match self.link {
+            Link::Uplink(ifindex) => Ingress::Uplink(ifindex),
+            _ => Ingress::Port(self.port),
+        }
+    }
+}
+
 /// As what a frame is counted once it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counted {
@@ -163,6 +200,9 @@ pub struct Engine {
     outgoing: Vec<Outgoing>,
     extras: Vec<Extra>,
     timer: Option<Time>,
+    watching: Watching,
+    /// What the stages decide and why: of traced frames only.
+    trail: Option<Trail>,
     offers: Option<Offers>,
 }
 
@@ -183,8 +223,28 @@ impl Engine {
             outgoing: Vec::with_capacity(BATCH),
             extras: Vec::new(),
             timer: None,
+            watching: Watching::default(),
+            trail: None,
             offers: None,
         }
+    }
+
+    /// One that writes down what its stages decide and why.
+    pub(crate) fn traced(shared: Arc<Shared>, yours: Vec<Box<dyn Stage>>) -> Self {
+        let mut new = Self::new(shared, yours);
+        new.pipeline.router.explain();
+        new.trail = Some(Trail::default());
+        new
+    }
+
+    /// What was written down since the last call.
+    pub(crate) fn steps(&mut self) -> Vec<Step> {
+        self.trail.as_mut().map(Trail::take).unwrap_or_default()
+    }
+
+    /// The stages of the user's, back.
+    pub(crate) fn into_stages(self) -> Vec<Box<dyn Stage>> {
+        self.pipeline.into_stages()
     }
 
     /// Flows that the kernel may take over are counted from now on, unless a user's stage wants to see every frame.
@@ -220,6 +280,10 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         let mut lock = Lock::new(&shared.forwarding);
         let mut ignored = 0;
+        let observers = snapshot.observers.as_deref();
+        if let Some(observers) = observers {
+            self.watch(now, snapshot, observers, batch);
+        }
         for frame in 0..batch.len() {
             let slot = batch.slot(frame);
             if let Source::Uplink(ifindex) = slot.source {
@@ -228,6 +292,9 @@ impl Engine {
             }
             let Some(port) = slot.source.port(snapshot) else {
                 shared.drops.count(DropReason::NotAPort);
+                if observers.is_some() {
+                    self.watching.dropped.push((frame, None, DropReason::NotAPort));
+                }
                 continue;
             };
             port.counters.rx.add(1, slot.at.len() as u64);
@@ -246,6 +313,9 @@ impl Engine {
             self.note_timers(now, state, more);
         }
         self.add_extras(snapshot, batch);
+        if let Some(observers) = observers {
+            self.mirror_sent(snapshot, observers);
+        }
     }
 
     /// Does what is due without a frame. As [`Engine::run`], with an empty batch.
@@ -259,6 +329,10 @@ impl Engine {
         let more = state.nat.expire(now, STEPS_PER_TICK);
         self.note_timers(now, state, more);
         self.add_extras(snapshot, batch);
+        if let Some(observers) = &snapshot.observers {
+            self.watching.now = now;
+            self.mirror_sent(snapshot, observers);
+        }
     }
 
     fn note_timers(&mut self, now: Time, state: &mut Forwarding, more: bool) {
@@ -285,13 +359,23 @@ impl Engine {
         let mut view = batch.frame(frame, PortId(u32::MAX));
         let verdict = match slot.truncated {
             true => Verdict::Ignore,
-            false => self.pipeline.router.outside(&mut view, ifindex, world, lock),
+            false => match &mut self.trail {
+                None => self.pipeline.router.outside(&mut view, ifindex, world, lock),
+                Some(trail) => trail.router(&mut self.pipeline.router, &mut view, |router, view| {
+                    router.outside(view, ifindex, world, lock)
+                }),
+            },
         };
         if verdict == Verdict::Ignore {
             return 1;
         }
         if let Some(uplink) = snapshot.uplink(ifindex) {
             uplink.counters.rx.add(1, slot.at.len() as u64);
+        }
+        if let Some(observers) = &snapshot.observers
+            && let Some(original) = self.watching.originals.get(frame)
+        {
+            observers.received(now, snapshot, Ingress::Uplink(ifindex), original, &mut self.extras);
         }
         self.plan(snapshot, Some(Ingress::Uplink(ifindex)), NetworkId(0), frame, verdict);
         0
@@ -332,7 +416,11 @@ impl Engine {
             waiting: shared.waiting.load(Ordering::Relaxed),
             tell: &mut |event| shared.tell(event),
         };
-        self.pipeline.run(&mut batch.frame(frame, port.id), &mut cx, lock)
+        let mut view = batch.frame(frame, port.id);
+        match &mut self.trail {
+            None => self.pipeline.run(&mut view, &mut cx, lock),
+            Some(trail) => self.pipeline.run_traced(&mut view, &mut cx, lock, trail),
+        }
     }
 
     /// Counts a frame that the bridge forwards, if its flow may take the fast path.
@@ -342,6 +430,10 @@ impl Engine {
         else {
             return;
         };
+        // Who watches wants to see every frame. What the kernel had ended with the snapshot that began it.
+        if snapshot.observers.as_ref().is_some_and(|o| o.want_flow(from.network, from.id, to)) {
+            return;
+        }
         let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };
         if let Some(flow) = Flow::of(&batch.frame(frame, from.id), network, from, to) {
             offers.saw(flow);
@@ -370,7 +462,7 @@ impl Engine {
             Verdict::Forward(to) => match snapshot.port(to) {
                 Some(to) => self.outgoing.push(send(to)),
                 // The port went away; its entries in the MAC table are about to.
-                None => return self.drop(snapshot, from, DropReason::PortDown),
+                None => return self.drop(snapshot, frame, from, DropReason::PortDown),
             },
             Verdict::Reply => {
                 self.outgoing.extend(from_port.and_then(|port| snapshot.port(port)).map(send));
@@ -384,7 +476,7 @@ impl Engine {
                     flood.iter().filter(|id| Some(**id) != except).filter_map(|id| snapshot.port(*id));
                 self.outgoing.extend(others.map(send));
                 if self.outgoing.len() == first {
-                    return self.drop(snapshot, from, DropReason::NoEgress);
+                    return self.drop(snapshot, frame, from, DropReason::NoEgress);
                 }
             }
             Verdict::Uplink(ifindex) => {
@@ -393,9 +485,9 @@ impl Engine {
                 let (port, link) = (PortId(u32::MAX), Link::Uplink(ifindex));
                 self.outgoing.push(Outgoing { frame, port, link, fate });
             }
-            Verdict::Drop(reason) => return self.drop(snapshot, from, reason),
+            Verdict::Drop(reason) => return self.drop(snapshot, frame, from, reason),
             // The bridge always decides; a pipeline without it is a mistake that drops.
-            Verdict::Next => return self.drop(snapshot, from, DropReason::NoEgress),
+            Verdict::Next => return self.drop(snapshot, frame, from, DropReason::NoEgress),
             Verdict::Absorbed | Verdict::Ignore => return,
         }
         let count = self.outgoing.len() - first;
@@ -407,8 +499,11 @@ impl Engine {
         self.pending.push(Pending { frame, from, counted, first, count });
     }
 
-    fn drop(&self, snapshot: &Snapshot, from: Option<Ingress>, reason: DropReason) {
+    fn drop(&mut self, snapshot: &Snapshot, frame: usize, from: Option<Ingress>, reason: DropReason) {
         let Some(from) = from else { return };
+        if snapshot.observers.is_some() {
+            self.watching.dropped.push((frame, Some(from), reason));
+        }
         if let Some(counters) = counters(snapshot, from) {
             counters.rx.drop_one();
         }
@@ -423,19 +518,22 @@ impl Engine {
     /// Counts what became of every frame of the batch.
     pub fn settle(&mut self, snapshot: &Snapshot, batch: &Batch) {
         let (mut forwarded, mut answered) = (0, 0);
-        for done in &self.pending {
+        let observers = snapshot.observers.as_deref();
+        let pending = std::mem::take(&mut self.pending);
+        for done in &pending {
             let mut sent = false;
             let mut why = DropReason::TxFailed;
             for out in &self.outgoing[done.first..done.first + done.count] {
-                let to = match out.link {
-                    Link::Uplink(ifindex) => Ingress::Uplink(ifindex),
-                    _ => Ingress::Port(out.port),
-                };
+                let to = out.to();
                 let Some(counters) = counters(snapshot, to) else { continue };
                 match out.fate {
                     Fate::Sent => {
                         sent = true;
                         counters.tx.add(1, batch.len_of(done.frame) as u64);
+                        if let Some(observers) = observers {
+                            let wire = batch.wire(done.frame);
+                            observers.sent(self.watching.now, snapshot, done.from, to, wire);
+                        }
                     }
                     Fate::Lost(reason) => {
                         why = reason;
@@ -448,8 +546,12 @@ impl Engine {
                 (_, Counted::Own) => {}
                 (true, Counted::Answered) => answered += 1,
                 (true, Counted::Forwarded) => forwarded += 1,
-                (false, _) => self.drop(snapshot, done.from, why),
+                (false, _) => self.drop(snapshot, done.frame, done.from, why),
             }
+        }
+        self.pending = pending;
+        if let Some(observers) = observers {
+            self.show_drops(observers, batch);
         }
         self.shared.forwarded.fetch_add(forwarded, Ordering::Relaxed);
         self.shared.answered.fetch_add(answered, Ordering::Relaxed);

@@ -126,6 +126,12 @@ struct Cell {
     held_until: Time,
 }
 
+impl Clone for Cell {
+    fn clone(&self) -> Self {
+        Self { seen: AtomicU64::new(self.seen.load(Ordering::Relaxed)), ..*self }
+    }
+}
+
 impl Cell {
     fn age(&self, now: Time) -> Duration {
         now.since(Time::from_nanos(self.seen.load(Ordering::Relaxed)))
@@ -133,7 +139,7 @@ impl Cell {
 }
 
 /// What a port holds of the table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Share {
     count: usize,
     /// Oldest first. Turns whose entry has gone or moved stay until they are met or swept.
@@ -141,7 +147,7 @@ struct Share {
     full_told: Option<Time>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Shares {
     by_port: Vec<Share>,
     total: usize,
@@ -198,6 +204,12 @@ impl Fdb {
     /// The same. The epoch ends with each entry that moves, is set, or is removed but for its age.
     pub fn with_epoch(config: FdbConfig, epoch: Arc<Epoch>) -> Self {
         Self { config, epoch, map: DashMap::with_hasher(RandomState::default()), shares: Mutex::default() }
+    }
+
+    /// A copy that goes its own way, and ends an epoch of its own.
+    pub fn fork(&self, epoch: Arc<Epoch>) -> Self {
+        let shares = self.shares();
+        Self { config: self.config, epoch, map: self.map.clone(), shares: Mutex::new(shares.clone()) }
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {

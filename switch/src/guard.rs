@@ -34,4 +34,15 @@ impl Stage for Guard {
         }
         Verdict::Next
     }
+
+    fn explain(&self, frame: &Frame<'_>, cx: &Cx<'_>) -> Option<String> {
+        Some(format!(
+            "{} bytes from {} on port {} of network {}, whose gateway is {}",
+            frame.len(),
+            frame.src(),
+            cx.port.name,
+            cx.network.name,
+            cx.network.gateway_mac
+        ))
+    }
 }

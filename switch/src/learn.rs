@@ -1,7 +1,7 @@
 //! Learn: the stage that notes which port a source address lives behind.
 
 use crate::dataplane::DataEvent;
-use crate::fdb::Learned;
+use crate::fdb::{Kind, Learned};
 use crate::frame::Frame;
 use crate::stage::{Cx, Stage};
 use crate::verdict::{DropReason, Verdict};
@@ -35,5 +35,21 @@ impl Stage for Learn {
             Learned::Bound => return Verdict::Drop(DropReason::StaticElsewhere),
         }
         Verdict::Next
+    }
+
+    fn explain(&self, frame: &Frame<'_>, cx: &Cx<'_>) -> Option<String> {
+        let mac = frame.src();
+        let Some(known) = cx.fdb.get(cx.network.id, mac, cx.now) else {
+            return Some(format!("{mac} is new, and is learned at port {}", cx.port.name));
+        };
+        let at = cx.snapshot.port(known.port).map_or("a port that is gone", |port| &*port.name);
+        Some(match (known.kind, known.port == cx.port.id) {
+            (Kind::Dynamic, true) => {
+                format!("{mac} is known at port {at}, last seen {} s ago", known.age.as_secs())
+            }
+            (Kind::Dynamic, false) => format!("{mac} is known at port {at}, and moves to {}", cx.port.name),
+            (_, true) => format!("{mac} is bound to port {at}"),
+            (_, false) => format!("{mac} is bound to port {at}, not to {}", cx.port.name),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! MAC addresses.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// A 48-bit MAC address.
@@ -21,6 +22,21 @@ impl Mac {
     /// One of 01:80:C2:00:00:00 to 0F, which a bridge never forwards (IEEE 802.1D 7.12.6).
     pub const fn is_link_local(self) -> bool {
         matches!(self.0, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f])
+    }
+
+    /// The address of a multicast group (RFC 1112 6.4, RFC 2464 7), or broadcast for any other address.
+    pub const fn group(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) if v4.is_multicast() => {
+                let [_, b, c, d] = v4.octets();
+                Self([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+            }
+            IpAddr::V6(v6) if v6.is_multicast() => {
+                let [.., a, b, c, d] = v6.octets();
+                Self([0x33, 0x33, a, b, c, d])
+            }
+            _ => Self::BROADCAST,
+        }
     }
 
     /// A locally administered unicast address made from `seed`: the same seed gives the same address.
@@ -101,5 +117,13 @@ mod tests {
         let made = Mac::from_seed(b"default");
         assert!(!made.is_multicast() && made.0[0] & 2 == 2);
         assert_ne!(made, Mac::from_seed(b"other"));
+        for (address, mac) in [
+            ("224.0.0.251", "01:00:5e:00:00:fb"),
+            ("239.129.2.3", "01:00:5e:01:02:03"),
+            ("ff02::1:ff00:1", "33:33:ff:00:00:01"),
+            ("255.255.255.255", "ff:ff:ff:ff:ff:ff"),
+        ] {
+            assert_eq!(Mac::group(address.parse().unwrap()).to_string(), mac);
+        }
     }
 }

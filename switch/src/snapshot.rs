@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 
 use crate::mac::Mac;
+use crate::observe::Observers;
 use crate::router::owned::OwnedPorts;
 use crate::router::route::Routes;
 
@@ -168,6 +169,8 @@ pub struct Snapshot {
     pub owned: Arc<OwnedPorts>,
     /// Whose an address is, where swd gave it away.
     pub leases: HashMap<(NetworkId, IpAddr), PortId, foldhash::fast::RandomState>,
+    /// Who watches frames: captures and mirrors; none while nobody does.
+    pub observers: Option<Arc<Observers>>,
     /// Which networks may open connections to which others.
     pub allowed: HashSet<(NetworkId, NetworkId), foldhash::fast::RandomState>,
 }
@@ -195,6 +198,19 @@ impl Snapshot {
             }
             let at = port.id.index();
             put(&mut new.ports, at, port);
+        }
+        new
+    }
+
+    /// A copy with counters of its own, which nobody watches.
+    pub fn fork(&self) -> Self {
+        let mut new = self.clone();
+        new.observers = None;
+        for port in new.ports.iter_mut().flatten() {
+            port.counters = Arc::default();
+        }
+        for uplink in &mut new.uplinks {
+            uplink.counters = Arc::default();
         }
         new
     }

@@ -23,6 +23,7 @@ use crate::learn::Learn;
 use crate::router::neighbor::Neighbors;
 use crate::router::{Lock, Router};
 use crate::snapshot::{Network, Port, Snapshot};
+use crate::trace::Trail;
 use crate::verdict::Verdict;
 
 /// Decides about frames, one at a time.
@@ -32,6 +33,11 @@ pub trait Stage: Send {
 
     /// Looks at a frame, may edit it in place, and decides.
     fn process(&mut self, frame: &mut Frame<'_>, cx: &mut Cx<'_>) -> Verdict;
+
+    /// What it is about to decide by, in words, for `swctl trace`: asked before [`Stage::process`], of traced frames only.
+    fn explain(&self, _frame: &Frame<'_>, _cx: &Cx<'_>) -> Option<String> {
+        None
+    }
 }
 
 /// What a stage may look at and tell.
@@ -85,6 +91,35 @@ impl Pipeline {
     /// Whether it was the bridge that decided about the last frame.
     pub(crate) const fn ended_at_bridge(&self) -> bool {
         self.bridged
+    }
+
+    /// The stages of the user's, back.
+    pub(crate) fn into_stages(self) -> Vec<Box<dyn Stage>> {
+        self.yours
+    }
+
+    /// Walks a frame through the stages as [`Pipeline::run`] does, and writes down what each decides and why. Kept beside
+    /// it so that the two are changed together; `tests/tests/trace.rs` holds them to the same verdicts.
+    pub fn run_traced(
+        &mut self,
+        frame: &mut Frame<'_>,
+        cx: &mut Cx<'_>,
+        lock: &mut Lock<'_>,
+        trail: &mut Trail,
+    ) -> Verdict {
+        let Self { guard, learn, yours, router, bridge, .. } = self;
+        let above: [&mut dyn Stage; 2] = [guard, learn];
+        let yours = yours.iter_mut().map(|stage| &mut **stage as &mut dyn Stage);
+        for stage in above.into_iter().chain(yours) {
+            match trail.stage(stage, frame, cx) {
+                Verdict::Next => {}
+                verdict => return verdict,
+            }
+        }
+        match trail.router(router, frame, |router, frame| router.process(frame, cx, lock)) {
+            Verdict::Next => trail.stage(bridge, frame, cx),
+            verdict => verdict,
+        }
     }
 
     /// Walks a frame through the stages. The result is never [`Verdict::Next`].

@@ -21,7 +21,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
-use switch::batch::Batch;
+use switch::batch::{Batch, Source};
 use switch::dataplane::DataEvent;
 use switch::engine::{Engine, Shared};
 use switch::fdb::{FdbConfig, Kind};
@@ -98,7 +98,11 @@ pub struct Lab {
     hosts: BTreeMap<At, Host>,
     frames: Vec<(Time, At, Direction, Vec<u8>)>,
     capture: bool,
+    edits: Vec<Edit>,
 }
+
+/// What a test changes about the world that the workers know.
+type Edit = Box<dyn Fn(&mut Snapshot)>;
 
 impl std::fmt::Debug for Lab {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -134,6 +138,7 @@ impl Lab {
             hosts: BTreeMap::new(),
             frames: Vec::new(),
             capture: true,
+            edits: Vec::new(),
         }
     }
 
@@ -246,7 +251,16 @@ impl Lab {
         let mut snapshot =
             Snapshot::new(self.networks.clone(), self.ports.clone(), self.host_addresses.iter().copied());
         self.outer.add_to(&mut snapshot);
+        for edit in &self.edits {
+            edit(&mut snapshot);
+        }
         self.shared.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Changes what the workers know, now and whenever it is made anew: uplinks, routes, leases.
+    pub fn edit(&mut self, edit: impl Fn(&mut Snapshot) + 'static) {
+        self.edits.push(Box::new(edit));
+        self.publish();
     }
 
     /// What the worker and the control plane share: MAC table, neighbors, counters.
@@ -278,6 +292,27 @@ impl Lab {
         let frame = frame.into();
         self.record(At::Port(port), Direction::Inbound, &frame.bytes);
         self.memory.put(port, frame);
+    }
+
+    /// Lets a frame come in from anywhere, and works on it at once and on nothing else: hosts get nothing, so that what is
+    /// sent to them can be [taken](Self::take), too, and nothing that is due by itself is done.
+    ///
+    /// # Panics
+    /// Never: memory has no end.
+    pub fn inject(&mut self, source: Source, frame: impl Into<MemoryFrame>) {
+        self.memory.put_from(source, frame);
+        let hosts = std::mem::take(&mut self.hosts);
+        loop {
+            self.batch.clear();
+            self.memory.receive(&mut self.batch).expect("memory has no end");
+            if self.batch.is_empty() {
+                break;
+            }
+            let snapshot = self.shared.snapshot.load_full();
+            self.engine.run(self.now, &snapshot, &mut self.batch);
+            self.send(&snapshot);
+        }
+        self.hosts = hosts;
     }
 
     /// Takes the oldest frame that was sent to a port without a host.

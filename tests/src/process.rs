@@ -19,7 +19,7 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 21] = [
+const PROGRAMS: [&str; 22] = [
     "ip",
     "nsenter",
     "setpriv",
@@ -39,6 +39,7 @@ const PROGRAMS: [&str; 21] = [
     "ethtool",
     "nft",
     "iptables-save",
+    "script",
     "sysctl",
     "mount",
 ];

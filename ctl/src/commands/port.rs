@@ -157,6 +157,7 @@ mod tests {
             tx_bytes: 3 << 20,
             rx_dropped: 4,
             tx_dropped: 5,
+            connections: 6,
         }
     }
 

@@ -11,7 +11,7 @@ use super::Entry;
 use crate::slab::{NONE, Slab};
 use crate::tuple::{Direction, Tuple};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Index {
     /// The first link of each chain; the length is a power of two.
     heads: Vec<u32>,

@@ -11,7 +11,7 @@ use crate::time::Time;
 /// Seconds of a turn.
 const SPAN: u64 = 4096;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wheel {
     heads: Vec<u32>,
     /// The second that is looked at next; everything before is done.

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ctl::api::{AttachSpec, NetworkSpec, PortSpec};
 use ipnet::IpNet;
@@ -24,6 +25,7 @@ use super::plan::{Action, plan};
 use super::state::{StateError, Store};
 use crate::dataplane::Dataplane;
 use crate::mac::Mac;
+use crate::observe::capture::Capture;
 use crate::sys::netns::{NetNs, NetNsId};
 
 /// The control plane's state.
@@ -50,6 +52,8 @@ pub struct Daemon {
     pub(super) runtime_dir: PathBuf,
     pub(super) dataplane: Dataplane,
     pub(super) events: Events,
+    /// Captures that run.
+    pub(super) captures: Vec<Arc<Capture>>,
 }
 
 /// What a request failed of.

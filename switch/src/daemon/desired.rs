@@ -5,11 +5,12 @@
 //! attached ports, and go with them.
 
 mod error;
+mod mirrors;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use ctl::api::{AttachSpec, DEFAULT_NETWORK, Filtering, Mapping, NetworkSpec, PortSpec};
+use ctl::api::{AttachSpec, DEFAULT_NETWORK, Filtering, Mapping, Mirror, NetworkSpec, PortSpec};
 use ctl::spec;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -38,6 +39,9 @@ pub struct Desired {
     /// Networks that may open connections to others.
     #[serde(default)]
     pub allowed: BTreeSet<(String, String)>,
+    /// Mirrors. One whose ports are gone waits for others of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Mirror>,
 }
 
 /// A network.

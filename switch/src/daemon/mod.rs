@@ -6,15 +6,21 @@
 
 mod api;
 pub mod apply;
+mod capture;
+mod confine;
 mod connections;
 pub mod control;
 pub mod desired;
+mod dial;
 pub mod events;
 mod filter;
+mod inspect;
 pub mod ipam;
 pub mod keeper;
 pub mod links;
 pub mod live;
+mod log;
+mod metrics;
 pub mod namespace;
 pub mod options;
 mod outside;
@@ -28,6 +34,7 @@ mod routes;
 mod settings;
 mod start;
 pub mod state;
+mod trace;
 mod view;
 
 pub use options::Options;

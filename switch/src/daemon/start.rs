@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::confine::{self, ConfineError};
 use super::control::{Daemon, Error};
 use super::events::Events;
 use super::links::{Conn, LinkError, Watch, default_interface};
@@ -25,7 +26,7 @@ use super::options::{Internal, Options};
 use super::outside::Outside;
 use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
-use super::{api, keeper, settings, view};
+use super::{api, keeper, log, settings, view};
 use crate::dataplane::{self, DataEvent, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
 use crate::sys::heap;
@@ -54,6 +55,9 @@ pub enum StartupError {
     /// Not allowed to.
     #[error("cannot start: {0}")]
     Capabilities(String),
+    /// Rights could not be given up.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Another one runs.
     #[error("an instance named {name} runs already{pid}; stop it, or start this one with another --name")]
     Running {
@@ -123,9 +127,7 @@ pub fn main(stages: Box<StageFactory>) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SWD_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().init();
+    log::init();
     match run(&options, &*stages) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -148,6 +150,8 @@ pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError>
     if let Some(missing) = view::missing_capabilities() {
         return Err(StartupError::Capabilities(missing));
     }
+    // While there is one thread: the others inherit it.
+    confine::confine()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(live(options, &config, stages))
 }
@@ -162,7 +166,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     let _lock = lock(folder, &options.name)?;
     let mut store = Store::open(&options.state_dir, &options.name)?;
     let saved = store.load()?;
-    let access = api::Access::of(&config.api.group).map_err(|e| StartupError::Api(e.to_string()))?;
+    let access = api::Access::of(&config.api).map_err(|e| StartupError::Api(e.to_string()))?;
 
     let host_netns = NetNs::current()?;
     let host = Conn::here()?;
@@ -210,6 +214,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         runtime_dir: folder.clone(),
         dataplane,
         events: Events::default(),
+        captures: Vec::new(),
     };
     let lost = Lost { pairs: place.netns_is_new, queues: place.keeper_is_new };
     daemon.reconcile(lost).await?;
@@ -220,6 +225,10 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     let daemon = Arc::new(Mutex::new(daemon));
     let socket = folder.join(format!("{}.sock", options.name));
     api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    if let Some(address) = config.metrics.listen {
+        let served = api::serve_metrics(Arc::clone(&daemon), address).await;
+        served.map_err(|e| StartupError::Api(e.to_string()))?;
+    }
     heap::trim();
     announce()?;
 
@@ -229,6 +238,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut collect = interval(COLLECT);
     collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watchdog = watchdog().map(interval);
     let mut fast = false;
     let mut heard: Option<(Instant, Heard)> = None;
     loop {
@@ -241,6 +251,12 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         let keeper_ended = async {
             match &keeper_ends {
                 Some(ending) => ending.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let watched = async {
+            match &mut watchdog {
+                Some(watchdog) => watchdog.tick().await,
                 None => std::future::pending().await,
             }
         };
@@ -269,6 +285,11 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
                 // The event that tells may have been lost.
                 fast = daemon.dataplane.collect() > 0;
             }
+            _ = watched => {
+                // Only one whose control plane gets its turn is alive.
+                drop(daemon.lock().await);
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
             _ = mend.tick() => {
                 let mut daemon = daemon.lock().await;
                 daemon.look_for_intruders();
@@ -296,6 +317,11 @@ fn announce() -> io::Result<()> {
     let _ = writeln!(out, "ready").and_then(|()| out.flush());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     Ok(())
+}
+
+/// How often systemd wants to hear that swd lives, if it does (`WatchdogSec=`): twice in its time.
+fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|time| time / 2)
 }
 
 /// Takes the instance's name: held until the process ends, however it ends.

@@ -10,6 +10,8 @@ use super::desired::{self, Origin, Port, host_port_ifname};
 use super::live::LivePort;
 use super::portguard::Mechanism;
 use crate::fdb::Kind;
+use crate::mac::Mac;
+use crate::router::owner;
 use crate::verdict::DropReason;
 use crate::worker;
 
@@ -99,10 +101,7 @@ impl Daemon {
 
     fn port_view(&self, name: &str, live: &LivePort) -> api::Port {
         let wanted = self.desired.ports.get(name);
-        let attachment = wanted.and_then(|p| match &p.origin {
-            Origin::Attached(a) => Some(a),
-            Origin::Added => None,
-        });
+        let attachment = wanted.and_then(attachment);
         let network = self.desired.networks.get(&live.network);
         let link_mac = live.link.as_ref().map(|l| l.mac);
         let mac = match (live.kind, attachment) {
@@ -131,7 +130,13 @@ impl Daemon {
             tx_bytes: tx.bytes(),
             rx_dropped: rx.dropped(),
             tx_dropped: tx.dropped(),
+            connections: self.dataplane.forwarding().nat.owner_connections(owner(live.id)).into(),
         }
+    }
+
+    /// The MAC that was given to an attached container.
+    pub(super) fn container_mac(&self, port: &str) -> Option<Mac> {
+        self.desired.ports.get(port).and_then(attachment).map(|a| a.mac)
     }
 
     /// `GET /v1/fdb`.
@@ -175,6 +180,13 @@ impl Daemon {
             help: reason.help().to_owned(),
         };
         DropReason::ALL.iter().map(one).collect()
+    }
+}
+
+fn attachment(port: &Port) -> Option<&desired::Attachment> {
+    match &port.origin {
+        Origin::Attached(attachment) => Some(attachment),
+        Origin::Added => None,
     }
 }
 

@@ -35,12 +35,17 @@ pub struct MemoryPorts {
 impl MemoryPorts {
     /// Lets a frame come from a port.
     pub fn put(&mut self, port: PortId, frame: impl Into<MemoryFrame>) {
-        self.received.push_back((Source::Port(port), frame.into()));
+        self.put_from(Source::Port(port), frame);
+    }
+
+    /// Lets a frame come from anywhere.
+    pub fn put_from(&mut self, source: Source, frame: impl Into<MemoryFrame>) {
+        self.received.push_back((source, frame.into()));
     }
 
     /// Lets a frame come from an uplink, by its interface index.
     pub fn put_outside(&mut self, uplink: u32, frame: impl Into<MemoryFrame>) {
-        self.received.push_back((Source::Uplink(uplink), frame.into()));
+        self.put_from(Source::Uplink(uplink), frame);
     }
 
     /// Takes the oldest frame that was sent to a port.

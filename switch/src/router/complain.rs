@@ -189,7 +189,7 @@ pub(super) fn is_unicast(address: IpAddr) -> bool {
 }
 
 /// Budgets of complaints.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Limiter {
     /// What each may still have, and when that was reckoned.
     senders: HashMap<Ingress, (u64, Time), RandomState>,

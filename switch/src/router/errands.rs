@@ -16,6 +16,12 @@ use crate::verdict::{DropReason, Verdict};
 
 impl Ways<'_> {
     pub(super) fn park(&mut self, frame: &Frame<'_>, hop: Hop, from: Ingress, resume: Resume) -> Verdict {
+        self.notes.add(|| {
+            let (Hop::Outside(_, address) | Hop::Inside(_, address)) = hop;
+            format!(
+                "nobody is known at {address}: the packet waits for an answer to ARP or neighbor discovery"
+            )
+        });
         match self.state.resolver.park(self.now, hop, from, resume, || frame.into()) {
             Park::Waits(question) => {
                 if let Some(question) = question {
@@ -78,6 +84,12 @@ impl Ways<'_> {
 
     /// Lets frames that waited go on.
     pub(super) fn resume(&mut self, hop: Hop, parked: Vec<Parked>) {
+        if parked.is_empty() {
+            return;
+        }
+        self.notes.add(|| format!("{} frames that waited for this answer go on", parked.len()));
+        // Their reasons are not those of the frame in work.
+        let reasons = std::mem::take(self.notes);
         for Parked { mut frame, from, resume } in parked {
             let verdict = match (resume, from) {
                 (Resume::Send, _) => self.send_on(&mut frame, hop),
@@ -94,6 +106,7 @@ impl Ways<'_> {
             };
             self.extras.push(Extra { frame, from: Some(from), verdict, network: NetworkId(0) });
         }
+        *self.notes = reasons;
     }
 
     fn again(&mut self, frame: &mut OwnedFrame, id: PortId) -> Verdict {
@@ -174,6 +187,7 @@ impl Ways<'_> {
         };
         let Some(source) = source else { return };
         if !self.state.limiter.may(self.now, to) {
+            self.notes.add(|| "the sender has been told as much as it may be lately".to_owned());
             return;
         }
         if let Some(error) = complain::icmp(packet, complaint, source) {

@@ -14,6 +14,7 @@ use super::complain::{Complaint, Limiter, is_unicast};
 use super::errands::parse_cut;
 use super::fit::{self, Fit};
 use super::neighbor::Neighbors;
+use super::notes::Notes;
 use super::resolve::{Found, Hop, Ingress, Resolver, Resume};
 use super::route::Action;
 use crate::frame::{
@@ -24,7 +25,7 @@ use crate::snapshot::{Network, NetworkId, Port, PortId, Snapshot, Uplink};
 use crate::verdict::{DropReason, Verdict};
 
 /// What connections and next hops are known: shared by all workers, behind one lock.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Forwarding {
     /// Connections.
     pub nat: Nat,
@@ -104,6 +105,7 @@ pub(super) struct Ways<'a> {
     pub(super) neighbors: &'a Neighbors,
     pub(super) state: &'a mut Forwarding,
     pub(super) extras: &'a mut Vec<Extra>,
+    pub(super) notes: &'a mut Notes,
     /// Fragments that are held are copies: the frames themselves are the host's, or were ignored.
     pub(super) held_are_copies: bool,
 }
@@ -121,6 +123,7 @@ impl<'a> Ways<'a> {
             return Verdict::Drop(DropReason::NotRouted);
         }
         if !self.may_send(port, network, source) {
+            self.notes.add(|| format!("{source} is not an address that port {} may use", port.name));
             return Verdict::Drop(DropReason::SpoofedSource);
         }
         if packet.hop_limit() <= 1 {
@@ -145,6 +148,7 @@ impl<'a> Ways<'a> {
             return Verdict::Drop(DropReason::TooBig);
         }
         let hop = Hop::Outside(way.uplink.ifindex, way.next_hop);
+        self.notes.add(|| format!("the host's route leads by {} to {}", way.uplink.name, way.next_hop));
         let Some(mac) = self.mac_outside(hop) else { return self.park(frame, hop, from, Resume::Again) };
         let party = party(network, port.id);
         let verdict = if network.masquerade {
@@ -152,6 +156,7 @@ impl<'a> Ways<'a> {
         } else {
             self.state.nat.routed(self.now, &mut packet, party, Party::OUTSIDE)
         };
+        self.notes.of_nat(&self.state.nat, &verdict);
         let verdict = match verdict {
             nat::Verdict::New(pending) => self.state.nat.commit(self.now, &mut packet, pending),
             known => known,
@@ -186,6 +191,10 @@ impl<'a> Ways<'a> {
         };
         let may_begin = self.snapshot.allowed.contains(&(network.id, other.id));
         let may_answer = self.snapshot.allowed.contains(&(other.id, network.id));
+        self.notes.add(|| {
+            let may = if may_begin { "may" } else { "may not" };
+            format!("network {} {may} open connections to {} ('swctl policy')", network.name, other.name)
+        });
         if !may_begin && !may_answer {
             self.complain(&packet, Complaint::Prohibited, from, sender);
             return Verdict::Drop(DropReason::Prohibited);
@@ -195,6 +204,7 @@ impl<'a> Ways<'a> {
             return self.park(frame, Hop::Inside(other.id, destination), from, Resume::Again);
         };
         let verdict = self.state.nat.routed(self.now, &mut packet, party(network, port.id), party(other, to));
+        self.notes.of_nat(&self.state.nat, &verdict);
         let verdict = match verdict {
             nat::Verdict::New(_) if !may_begin => {
                 self.complain(&packet, Complaint::Prohibited, from, sender);
@@ -237,6 +247,7 @@ impl<'a> Ways<'a> {
         let verdict = self.state.nat.hairpin(now, &mut packet, party, outside, |network, address| {
             resolve(snapshot, neighbors, now, network, address, &unknown)
         });
+        self.notes.of_nat(&self.state.nat, &verdict);
         let verdict = match verdict {
             nat::Verdict::New(pending) => {
                 let (to, target) = (pending.to(), pending.destination().address.to_ip());
@@ -260,6 +271,8 @@ impl<'a> Ways<'a> {
             known => known,
         };
         match verdict {
+            // It answers a connection of the host's.
+            nat::Verdict::Forward(forward) if forward.to == Party::OUTSIDE => Verdict::Next,
             nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, None),
             // A fragment may be the host's: then the copy that is held is forgotten in time.
             nat::Verdict::NotOurs | nat::Verdict::Held => Verdict::Next,
@@ -299,6 +312,7 @@ impl<'a> Ways<'a> {
         };
         let (source, destination) = (packet.source().to_ip(), packet.destination().to_ip());
         if !is_unicast(source) || self.snapshot.network_of(source).is_some() {
+            self.notes.add(|| format!("{source} is no address that may come from outside"));
             return Verdict::Ignore;
         }
         // A complaint quotes the packet as it came.
@@ -306,6 +320,7 @@ impl<'a> Ways<'a> {
         let original = (packet.len() > longest as usize || packet.hop_limit() <= 1)
             .then(|| (packet.bytes()[..packet.len().min(1280)].to_vec(), sender));
         if !self.snapshot.host_addresses.contains(&destination) {
+            self.notes.add(|| format!("{destination} is no address of the host"));
             return self.inbound_routed(frame, ifindex, original);
         }
         let unknown = Cell::new(None);
@@ -313,6 +328,7 @@ impl<'a> Ways<'a> {
         let verdict = self.state.nat.inbound(now, &mut packet, |network, address| {
             resolve(snapshot, neighbors, now, network, address, &unknown)
         });
+        self.notes.of_nat(&self.state.nat, &verdict);
         let verdict = match verdict {
             nat::Verdict::New(pending) => {
                 let (to, target) = (pending.to(), pending.destination().address.to_ip());
@@ -416,6 +432,9 @@ impl<'a> Ways<'a> {
         let destination = packet.destination().to_ip();
         match self.mac_inside(network, destination).filter(|(at, _)| *at == port.id) {
             Some((_, mac)) => {
+                self.notes.add(|| {
+                    format!("{destination} is {mac} at port {} of network {}", port.name, network.name)
+                });
                 let verdict = Verdict::Forward(port.id);
                 self.dispatch(frame, fit, network.mtu, mac, network.gateway_mac, verdict, from)
             }
@@ -519,7 +538,7 @@ impl<'a> Ways<'a> {
 }
 
 /// Whose an address is that a published port leads to; notes the next hop to ask for where that is not known.
-fn resolve(
+pub(super) fn resolve(
     snapshot: &Snapshot,
     neighbors: &Neighbors,
     now: Time,

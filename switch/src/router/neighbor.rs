@@ -36,7 +36,7 @@ pub struct Neighbor {
     pub seen: Time,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Table {
     by_address: HashMap<(NetworkId, IpAddr), Neighbor, RandomState>,
     per_port: HashMap<PortId, usize, RandomState>,
@@ -50,6 +50,11 @@ impl Neighbors {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Whole after every statement: a panic elsewhere leaves it usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy that goes its own way.
+    pub fn fork(&self) -> Self {
+        Self(Mutex::new(self.table().clone()))
     }
 
     /// Notes that `address` is used by `mac` behind `port`.

@@ -75,7 +75,7 @@ pub enum Resume {
 }
 
 /// A frame that waits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Parked {
     /// The frame.
     pub frame: OwnedFrame,
@@ -85,7 +85,7 @@ pub struct Parked {
     pub resume: Resume,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Entry {
     mac: Option<Mac>,
     confirmed: Time,
@@ -124,7 +124,7 @@ pub enum Park {
 }
 
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Resolver {
     entries: HashMap<Hop, Entry, RandomState>,
     timers: BTreeSet<(Time, Hop)>,

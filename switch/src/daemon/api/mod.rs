@@ -4,6 +4,7 @@
 //! change behind.
 
 mod connections;
+mod observe;
 mod server;
 
 use std::convert::Infallible;
@@ -27,7 +28,7 @@ use super::control::{Daemon, Error};
 use super::desired::Class;
 use crate::mac::Mac;
 
-pub(super) use server::{Access, serve};
+pub(super) use server::{Access, serve, serve_metrics};
 
 /// Longest request body.
 const MAX_BODY: usize = 64 * 1024;
@@ -56,12 +57,32 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/connections/flush", post(connections::flush))
         .route("/v1/policy", get(connections::policy).post(connections::allow))
         .route("/v1/policy/{from}/{to}", delete(connections::deny))
+        .route("/v1/trace", post(observe::trace))
+        .route("/v1/capture", get(observe::capture))
+        .route("/v1/mirrors", get(observe::mirrors).post(observe::mirror_add))
+        .route("/v1/mirrors/{kind}/{from}/{to}", delete(observe::mirror_remove))
+        .route("/v1/inspect", get(observe::inspect))
+        .route("/metrics", get(observe::metrics))
         .route("/v1/drops", get(drops))
         .route("/v1/stats", get(stats))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(openapi))
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .with_state(daemon)
+}
+
+/// `/metrics` alone: for those who may know the numbers and nothing else.
+fn metrics_router(daemon: Shared) -> Router {
+    Router::new()
+        .route("/metrics", get(observe::metrics))
+        .fallback(async |_: Uri| {
+            Failure::new(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                "there is /metrics only; the API is on the socket",
+            )
+        })
         .with_state(daemon)
 }
 
@@ -128,7 +149,12 @@ async fn change<T: Send + 'static>(
 
 /// Reads a JSON body whatever its content type says.
 async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
-    let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), MAX_BODY)).await;
+    read_up_to(request, MAX_BODY).await
+}
+
+/// The same, of other than ordinary length: a multiple of a KiB.
+async fn read_up_to<T: DeserializeOwned>(request: Request, longest: usize) -> Result<T, Failure> {
+    let body = tokio::time::timeout(BODY_PATIENCE, to_bytes(request.into_body(), longest)).await;
     let body = body
         .map_err(|_| {
             Failure::new(StatusCode::REQUEST_TIMEOUT, "invalid", "the request's body did not come in 10 s")
@@ -137,7 +163,7 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Failure> {
             Failure::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "invalid",
-                "the request's body is cut off or longer than 64 KiB",
+                format!("the request's body is cut off or longer than {} KiB", longest / 1024),
             )
         })?;
     let body: &[u8] = if body.is_empty() { b"null" } else { &body };
@@ -346,6 +372,13 @@ async fn events(State(daemon): State<Shared>) -> Response {
         connections::policy,
         connections::allow,
         connections::deny,
+        observe::trace,
+        observe::capture,
+        observe::mirrors,
+        observe::mirror_add,
+        observe::mirror_remove,
+        observe::inspect,
+        observe::metrics,
         drops,
         events
     )

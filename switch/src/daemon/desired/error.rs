@@ -77,6 +77,9 @@ pub enum EditError {
         /// Where to look.
         hint: String,
     },
+    /// A mirror of a port to itself.
+    #[error("port {0} cannot mirror itself; name another port to send the copies to")]
+    MirrorsItself(String),
     /// A host end cannot be removed by itself.
     #[error(
         "port {port} is the host end of network {network}; it goes with its network ('swctl network rm {network}')"
@@ -152,7 +155,9 @@ impl EditError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotFound { .. } => Class::NotFound,
-            Self::Spec { .. } | Self::Mac { .. } | Self::Publish { .. } => Class::Invalid,
+            Self::Spec { .. } | Self::Mac { .. } | Self::Publish { .. } | Self::MirrorsItself(_) => {
+                Class::Invalid
+            }
             Self::Address { why, .. } if why.starts_with("is outside") || why.starts_with("is the") => {
                 Class::Invalid
             }

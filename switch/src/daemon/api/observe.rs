@@ -1,0 +1,170 @@
+//! `/v1/trace`, `/v1/capture`, `/v1/mirrors`, `/metrics`: what people look through.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ctl::api;
+
+use super::{Answer, Failure, Shared, change, read, read_up_to};
+use crate::daemon::capture::Encoder;
+use crate::daemon::inspect::InspectError;
+use crate::engine;
+use crate::observe::capture::{Capture, Frames};
+
+/// How long captured frames gather before they are sent.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Longest body of a trace: recorded frames take two bytes for one.
+const MAX_TRACE: usize = 8 << 20;
+
+#[utoipa::path(post, path = "/v1/trace", request_body = api::TraceSpec,
+    responses((status = 200, body = Vec<api::Traced>), (status = 400, body = api::Problem)))]
+pub(super) async fn trace(State(daemon): State<Shared>, request: Request) -> Answer<Vec<api::Traced>> {
+    let spec: api::TraceSpec = read_up_to(request, MAX_TRACE).await?;
+    let traced = daemon.lock().await.trace(&spec);
+    traced.map(Json).map_err(|e| Failure::invalid(e.to_string()))
+}
+
+/// A capture that ends when its reader does.
+struct Running {
+    daemon: Shared,
+    world: Arc<engine::Shared>,
+    capture: Arc<Capture>,
+    encoder: Encoder,
+    spare: Frames,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let (daemon, capture) = (Arc::clone(&self.daemon), Arc::clone(&self.capture));
+        tokio::spawn(async move { daemon.lock().await.end_capture(&capture) });
+    }
+}
+
+impl Running {
+    /// What was captured since the last call, as soon as there is something; none at the end.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        while !self.encoder.is_done() {
+            let closed = self.capture.is_closed();
+            let snapshot = self.world.snapshot.load_full();
+            let mut frames = self.capture.take(std::mem::take(&mut self.spare));
+            let bytes = self.encoder.encode(&snapshot, &frames, self.capture.counts());
+            frames.clear();
+            self.spare = frames;
+            if !bytes.is_empty() {
+                return Some(bytes);
+            }
+            if closed {
+                return None;
+            }
+            // Either: how soon is all that differs.
+            let _ = tokio::time::timeout(GATHER, self.capture.half_full()).await;
+        }
+        None
+    }
+}
+
+#[utoipa::path(get, path = "/v1/capture", params(("capture" = api::CaptureSpec, Query)),
+    responses((status = 200, description = "Frames as they pass: pcapng, or a line each", content_type = "application/x-pcapng"),
+        (status = 400, body = api::Problem)))]
+pub(super) async fn capture(
+    State(daemon): State<Shared>,
+    spec: Result<Query<api::CaptureSpec>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(spec) = spec.map_err(|e| Failure::invalid(e.body_text()))?;
+    let failed = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "no memory for a capture");
+    let (world, begun) = {
+        let mut daemon = daemon.lock().await;
+        (daemon.dataplane.shared(), daemon.begin_capture(&spec))
+    };
+    let capture = begun.map_err(|e| Failure::invalid(e.to_string()))?;
+    let Some(encoder) = Encoder::new(spec.format, capture.point, spec.count) else {
+        daemon.lock().await.end_capture(&capture);
+        return Err(failed());
+    };
+    let running = Running { daemon, world, capture, encoder, spare: Frames::default() };
+    let chunks = futures_util::stream::unfold(running, |mut running| async move {
+        let bytes = running.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(bytes)), running))
+    });
+    let kind = match spec.format {
+        api::CaptureFormat::Pcapng => "application/x-pcapng",
+        api::CaptureFormat::Text => "text/plain; charset=utf-8",
+    };
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(chunks)).into_response())
+}
+
+#[utoipa::path(get, path = "/v1/mirrors", responses((status = 200, body = Vec<api::MirrorState>)))]
+pub(super) async fn mirrors(State(daemon): State<Shared>) -> Json<Vec<api::MirrorState>> {
+    let daemon = daemon.lock().await;
+    let state = |m: &api::Mirror| api::MirrorState {
+        kind: m.kind,
+        from: m.from.clone(),
+        to: m.to.clone(),
+        ways: m.ways,
+        active: daemon.mirror_is_active(m),
+    };
+    Json(daemon.desired.mirrors.iter().map(state).collect())
+}
+
+#[utoipa::path(post, path = "/v1/mirrors", request_body = api::Mirror,
+    responses((status = 201, body = api::Mirror), (status = 400, body = api::Problem), (status = 404, body = api::Problem)))]
+pub(super) async fn mirror_add(
+    State(daemon): State<Shared>,
+    request: Request,
+) -> Result<(StatusCode, Json<api::Mirror>), Failure> {
+    let mirror: api::Mirror = read(request).await?;
+    let wanted = mirror.clone();
+    change(&daemon, move |d| Box::pin(async move { d.add_mirror(&wanted).await })).await?;
+    Ok((StatusCode::CREATED, Json(mirror)))
+}
+
+#[utoipa::path(delete, path = "/v1/mirrors/{kind}/{from}/{to}",
+    params(("kind" = api::MirrorKind, Path), ("from" = String, Path), ("to" = String, Path)),
+    responses((status = 204), (status = 404, body = api::Problem)))]
+pub(super) async fn mirror_remove(
+    State(daemon): State<Shared>,
+    Path((kind, from, to)): Path<(api::MirrorKind, String, String)>,
+) -> Result<StatusCode, Failure> {
+    change(&daemon, move |d| Box::pin(async move { d.remove_mirror(kind, &from, &to).await })).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(get, path = "/metrics",
+    responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text")))]
+pub(super) async fn metrics(State(daemon): State<Shared>) -> Result<Response, Failure> {
+    let text = daemon.lock().await.metrics();
+    let text =
+        text.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "cannot write metrics"))?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// Which namespace.
+#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Inspect {
+    /// A name below /run/netns, a path of a namespace file, or a process id.
+    netns: String,
+}
+
+#[utoipa::path(get, path = "/v1/inspect", params(Inspect),
+    responses((status = 200, body = api::Inspected), (status = 404, body = api::Problem)))]
+pub(super) async fn inspect(
+    State(daemon): State<Shared>,
+    what: Result<Query<Inspect>, QueryRejection>,
+) -> Answer<api::Inspected> {
+    let Query(what) = what.map_err(|e| Failure::invalid(e.body_text()))?;
+    let seen = daemon.lock().await.inspect(&what.netns).await;
+    seen.map(Json).map_err(|e| match e {
+        InspectError::NoNamespace { .. } => Failure::new(StatusCode::NOT_FOUND, "not-found", e.to_string()),
+        InspectError::Link(_) => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", e.to_string()),
+    })
+}

@@ -1,0 +1,345 @@
+//! Captures and mirrors as the API asks for them: from names to points of the data plane, and from captured frames to
+//! pcapng or lines of text.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ctl::api::{CaptureFormat, CaptureSpec, Mirror, MirrorKind, Watched};
+use ctl::filter::{Filter, FilterError};
+use nix::time::{ClockId, clock_gettime};
+use pcap_file::DataLink;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
+
+use super::control::{Daemon, Error};
+use crate::frame::Offload;
+use crate::observe::capture::{Capture, Frames, Record, Way};
+use crate::observe::{self, Observers, Point, Ways};
+use crate::router::resolve::Ingress;
+use crate::show::describe;
+use crate::snapshot::Snapshot;
+use crate::worker;
+
+/// Captures at once: each costs the workers a look at every frame.
+const MAX_CAPTURES: usize = 16;
+/// Bytes kept of a frame unless told otherwise: all of them.
+const SNAPLEN: u32 = 262_144;
+
+/// Why there is no capture.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CaptureError {
+    /// No such thing.
+    #[error("there is no {0} named {1}; 'swctl {2}' lists what there is")]
+    NotFound(&'static str, String, &'static str),
+    /// No uplink.
+    #[error("there is no uplink; 'swctl status' names it once there is one")]
+    NoUplink,
+    /// The filter.
+    #[error("filter: {0}")]
+    Filter(#[from] FilterError),
+    /// Too many.
+    #[error("{MAX_CAPTURES} captures run already; end one of them first")]
+    TooMany,
+}
+
+impl Daemon {
+    /// Begins a capture: give it back with [`Daemon::end_capture`].
+    ///
+    /// # Errors
+    /// When there is nothing to watch, or too much is watched already.
+    pub(super) fn begin_capture(&mut self, spec: &CaptureSpec) -> Result<Arc<Capture>, CaptureError> {
+        let point = self.point(spec)?;
+        let filter: Option<Filter> = spec.filter.as_deref().map(str::parse).transpose()?;
+        if self.captures.len() >= MAX_CAPTURES {
+            return Err(CaptureError::TooMany);
+        }
+        let snaplen = spec.snaplen.unwrap_or(SNAPLEN).clamp(1, SNAPLEN) as usize;
+        let capture = Arc::new(Capture::new(point, filter, snaplen));
+        self.captures.push(Arc::clone(&capture));
+        self.publish();
+        Ok(capture)
+    }
+
+    /// Ends a capture.
+    pub(super) fn end_capture(&mut self, capture: &Arc<Capture>) {
+        self.captures.retain(|c| !Arc::ptr_eq(c, capture));
+        self.publish();
+    }
+
+    fn point(&self, spec: &CaptureSpec) -> Result<Point, CaptureError> {
+        let name = || spec.name.clone().unwrap_or_default();
+        match spec.what {
+            Watched::Port => match self.live.port(&name()) {
+                Some(port) => Ok(Point::Port(port.id)),
+                None => Err(CaptureError::NotFound("port", name(), "port ls")),
+            },
+            Watched::Network => match self.live.network(&name()) {
+                Some(network) => Ok(Point::Network(network)),
+                None => Err(CaptureError::NotFound("network", name(), "network ls")),
+            },
+            Watched::Uplink => {
+                let snapshot = self.dataplane.snapshot();
+                let default = self.outside.default_uplink().map(str::to_owned);
+                let wanted = spec.name.clone().or(default).ok_or(CaptureError::NoUplink)?;
+                let found = snapshot.uplinks.iter().find(|u| *u.name == *wanted);
+                found
+                    .map(|u| Point::Uplink(u.ifindex))
+                    .ok_or(CaptureError::NotFound("uplink", wanted, "status"))
+            }
+            Watched::Drops => Ok(Point::Drops),
+        }
+    }
+
+    /// Who watches now. Captures of what is gone are closed.
+    pub(super) fn observers(&mut self, snapshot: &Snapshot) -> Option<Arc<Observers>> {
+        self.captures.retain(|capture| {
+            let there = match capture.point {
+                Point::Port(port) => self.live.port_name(port).is_some(),
+                Point::Network(network) => snapshot.network(network).is_some(),
+                Point::Uplink(ifindex) => snapshot.uplink(ifindex).is_some(),
+                Point::Drops => true,
+            };
+            if !there {
+                capture.close();
+            }
+            there
+        });
+        let mirrors = self.desired.mirrors.iter().filter_map(|m| self.mirror(m)).collect();
+        let observers = Observers { captures: self.captures.clone(), mirrors };
+        (!observers.is_empty()).then(|| Arc::new(observers))
+    }
+
+    /// A mirror whose ports are there.
+    fn mirror(&self, mirror: &Mirror) -> Option<observe::Mirror> {
+        let of = match mirror.kind {
+            MirrorKind::Port => Point::Port(self.live.port(&mirror.from)?.id),
+            MirrorKind::Network => Point::Network(self.live.network(&mirror.from)?),
+        };
+        let ways = match mirror.ways {
+            ctl::api::Ways::In => Ways::In,
+            ctl::api::Ways::Out => Ways::Out,
+            ctl::api::Ways::Both => Ways::Both,
+        };
+        Some(observe::Mirror { of, to: self.live.port(&mirror.to)?.id, ways })
+    }
+
+    /// Whether a mirror's ports are there.
+    pub(super) fn mirror_is_active(&self, mirror: &Mirror) -> bool {
+        self.mirror(mirror).is_some()
+    }
+
+    /// Adds a mirror, or changes the ways of one.
+    ///
+    /// # Errors
+    /// When a port or network is not there, or a port would mirror itself.
+    pub async fn add_mirror(&mut self, mirror: &Mirror) -> Result<(), Error> {
+        let host = |daemon: &Self, name: &str| daemon.live.port(name).is_some();
+        self.edit(|daemon, new| {
+            let known = (host(daemon, &mirror.from), host(daemon, &mirror.to));
+            new.add_mirror(mirror.clone(), known)
+        })
+        .await
+    }
+
+    /// Removes a mirror.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn remove_mirror(&mut self, kind: MirrorKind, from: &str, to: &str) -> Result<(), Error> {
+        self.edit(|_, new| new.remove_mirror(kind, from, to)).await
+    }
+}
+
+/// Turns captured frames into what a client reads.
+pub(super) struct Encoder {
+    format: CaptureFormat,
+    writer: PcapNgWriter<Vec<u8>>,
+    /// Where frames were seen: each has an interface in the file.
+    points: Vec<Option<Ingress>>,
+    /// Where the first interface is.
+    first: Option<Ingress>,
+    told: u64,
+    left: Option<u64>,
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+impl Encoder {
+    /// For at most `count` frames. None: the section header could not be written, which memory does not refuse.
+    pub(super) fn new(format: CaptureFormat, point: Point, count: Option<u64>) -> Option<Self> {
+        let mut writer = PcapNgWriter::new(Vec::new()).ok()?;
+        if format == CaptureFormat::Text {
+            writer.get_mut().clear();
+        }
+        let first = match point {
+            Point::Port(port) => Some(Ingress::Port(port)),
+            Point::Uplink(ifindex) => Some(Ingress::Uplink(ifindex)),
+            Point::Network(_) | Point::Drops => None,
+        };
+        Some(Self { format, writer, points: Vec::new(), first, told: 0, left: count })
+    }
+
+    /// No more frames are wanted.
+    pub(super) fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    /// The frames, and what was lost among them, as bytes to send.
+    pub(super) fn encode(&mut self, snapshot: &Snapshot, frames: &Frames, counts: (u64, u64)) -> Vec<u8> {
+        let wall = wall_offset();
+        if self.points.is_empty() && self.format == CaptureFormat::Pcapng {
+            // A file without an interface is one that tools refuse.
+            self.interface(snapshot, self.first);
+        }
+        for (record, bytes) in frames.iter() {
+            if self.is_done() {
+                break;
+            }
+            let at = Duration::from_nanos(record.at.as_nanos()) + wall;
+            match self.format {
+                CaptureFormat::Pcapng => self.packet(snapshot, record, bytes, at),
+                CaptureFormat::Text => self.line(snapshot, record, bytes, at),
+            }
+            self.left = self.left.map(|left| left - 1);
+        }
+        self.losses(counts, worker::now().since(nat::Time::ZERO) + wall);
+        std::mem::take(self.writer.get_mut())
+    }
+
+    fn packet(&mut self, snapshot: &Snapshot, record: &Record, bytes: &[u8], at: Duration) {
+        let interface = self.interface(snapshot, record.point);
+        let mut data = bytes.to_vec();
+        if record.kept == record.len {
+            finish(&mut data, record.offload);
+        }
+        // The two low bits of epb_flags: 1 is inbound, 2 is outbound, as the switch sees it.
+        let options = match record.way {
+            Way::In => vec![EnhancedPacketOption::Flags(1)],
+            Way::Out => vec![EnhancedPacketOption::Flags(2)],
+            Way::Dropped(reason) => {
+                let comment = format!("{}: {}", reason.name(), reason.help());
+                vec![EnhancedPacketOption::Comment(Cow::Owned(comment))]
+            }
+        };
+        let original_len = u32::try_from(record.len).unwrap_or(u32::MAX);
+        let block = EnhancedPacketBlock {
+            interface_id: interface,
+            timestamp: at,
+            original_len,
+            data: Cow::Owned(data),
+            options,
+        };
+        // Writing to memory does not fail.
+        let _ = self.writer.write_pcapng_block(block);
+    }
+
+    /// The number of the interface for a point; its description is written when it is first needed.
+    fn interface(&mut self, snapshot: &Snapshot, point: Option<Ingress>) -> u32 {
+        let known = self.points.iter().position(|p| *p == point);
+        let index = known.unwrap_or_else(|| {
+            let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, SNAPLEN);
+            let name = Cow::Owned(point_name(snapshot, point));
+            interface.options.push(InterfaceDescriptionOption::IfName(name));
+            interface.options.push(InterfaceDescriptionOption::IfTsResol(9)); // times are in 10^-9 s
+            let _ = self.writer.write_pcapng_block(interface);
+            self.points.push(point);
+            self.points.len() - 1
+        });
+        u32::try_from(index).unwrap_or_default()
+    }
+
+    fn line(&mut self, snapshot: &Snapshot, record: &Record, bytes: &[u8], at: Duration) {
+        let time = jiff::Timestamp::from_duration(at.try_into().unwrap_or_default()).unwrap_or_default();
+        let (way, reason) = match record.way {
+            Way::In => ("in", String::new()),
+            Way::Out => ("out", String::new()),
+            Way::Dropped(reason) => ("dropped", format!("  [{}]", reason.name())),
+        };
+        let name = point_name(snapshot, record.point);
+        let line = format!("{time:.6}  {name} {way}  {}{reason}\n", describe(bytes));
+        self.writer.get_mut().extend_from_slice(line.as_bytes());
+    }
+
+    /// Tells how many were lost, whenever that has changed.
+    fn losses(&mut self, (matched, lost): (u64, u64), at: Duration) {
+        if lost == self.told {
+            return;
+        }
+        let more = lost - self.told;
+        self.told = lost;
+        if self.format == CaptureFormat::Text {
+            let line = format!("{more} frames were lost: they were not read as fast as they came\n");
+            self.writer.get_mut().extend_from_slice(line.as_bytes());
+        } else {
+            // The upper half comes first, whatever the order of bytes; the writer knows of no halves.
+            let block = InterfaceStatisticsBlock {
+                interface_id: 0,
+                timestamp: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX).rotate_left(32),
+                options: vec![
+                    InterfaceStatisticsOption::IsbIfRecv(matched),
+                    InterfaceStatisticsOption::IsbIfDrop(lost),
+                ],
+            };
+            let _ = self.writer.write_pcapng_block(block);
+        }
+    }
+}
+
+/// The name of a port or uplink.
+fn point_name(snapshot: &Snapshot, point: Option<Ingress>) -> String {
+    match point {
+        Some(Ingress::Port(port)) => snapshot.port(port).map(|p| p.name.to_string()),
+        Some(Ingress::Uplink(ifindex)) => snapshot.uplink(ifindex).map(|u| u.name.to_string()),
+        None => Some("switch".to_owned()),
+    }
+    .unwrap_or_else(|| "gone".to_owned())
+}
+
+/// Finishes what was left for hardware to do: the checksum. A super-frame stays one, as it does on the host's interfaces.
+fn finish(bytes: &mut [u8], offload: Offload) {
+    if !offload.needs_csum() || !offload.fits(bytes.len()) {
+        return;
+    }
+    let start = usize::from(offload.csum_start);
+    let sum = !nat::checksum::sum(&bytes[start..]);
+    let sum = if sum == 0 { 0xffff } else { sum };
+    bytes[start + usize::from(offload.csum_offset)..][..2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// From the workers' time to that of clocks on walls.
+fn wall_offset() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
+    now.saturating_sub(worker::now().since(nat::Time::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mac::Mac;
+
+    #[test]
+    fn a_partial_checksum_is_finished() {
+        let packet = "udp 10.0.0.1:5 > 10.0.0.2:53 len 9".parse().unwrap();
+        let whole = crate::trace::build::frame(&packet, Mac([2; 6]), Mac([4; 6])).unwrap();
+        let offload = Offload { flags: 1, csum_start: 34, csum_offset: 6, ..Offload::default() };
+        let mut partial = whole.clone();
+        // The pseudo-header's sum: addresses, protocol, length.
+        let mut pseudo = [0; 12];
+        pseudo[..8].copy_from_slice(&whole[26..34]);
+        pseudo[9] = 17;
+        pseudo[11] = 17;
+        partial[40..42].copy_from_slice(&nat::checksum::sum(&pseudo).to_be_bytes());
+        assert_ne!(partial, whole);
+        finish(&mut partial, offload);
+        assert_eq!(partial, whole);
+    }
+}
