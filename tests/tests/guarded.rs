@@ -2,7 +2,7 @@
 //! the way. `portguard.rs` has the guards themselves.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::thread;
 
 use tests::netns::Namespace;
@@ -23,6 +23,9 @@ fn serve(listener: TcpListener) {
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
             let _ = stream.write_all(from.ip().to_string().as_bytes());
+            let _ = stream.shutdown(Shutdown::Write);
+            // What a client has sent and nobody read would make the end a reset, and lose the answer.
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
         }
     });
 }
