@@ -10,6 +10,7 @@ mod capture;
 mod connections;
 pub mod control;
 pub mod desired;
+mod docker;
 pub mod events;
 mod filter;
 mod inspect;

@@ -93,9 +93,16 @@ impl Access {
 /// # Errors
 /// When there is no socket to be had.
 pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Result<(), ServerError> {
+    serve_router(super::router(daemon), path, access)
+}
+
+/// Serves something else in the same way.
+///
+/// # Errors
+/// When there is no socket to be had.
+pub(in super::super) fn serve_router(router: Router, path: &Path, access: Access) -> Result<(), ServerError> {
     let listener =
         listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
-    let router = super::router(daemon);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     tokio::spawn(async move {
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
