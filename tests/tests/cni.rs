@@ -13,8 +13,9 @@ use tests::site::Site;
 fn call(site: &Site, command: &str, container: (&str, &str), more: Value) -> Output {
     let mut config =
         json!({ "cniVersion": "1.1.0", "name": "lan", "type": "swd-cni", "socket": site.socket() });
-    let fields = config.as_object_mut().expect("an object");
-    fields.extend(more.as_object().cloned().unwrap_or_default());
+    if let (Some(fields), Value::Object(more)) = (config.as_object_mut(), more) {
+        fields.extend(more);
+    }
     let variables = [
         format!("CNI_COMMAND={command}"),
         format!("CNI_CONTAINERID={}", container.0),
