@@ -30,9 +30,15 @@ nsenter       util-linux
 setpriv       util-linux
 script        bsdutils
 mount         mount
+unshare       util-linux
+dockerd       docker.io
+podman        podman
+runc          runc
 LIST
 # Not in everybody's PATH.
 [ -x /usr/sbin/sshd ] || packages+=(openssh-server)
+# A static one: the root file system of containers.
+[ -x /bin/busybox ] || packages+=(busybox-static)
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

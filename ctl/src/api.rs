@@ -433,6 +433,9 @@ pub struct Published {
     /// Since when.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
+    /// The port that it goes with: when that ends, so does this.
+    #[serde(default)]
+    pub port: Option<String>,
     /// Why nobody gets through by it, or by one of its ports: a program of the host has it. Null: all is well.
     #[serde(default)]
     pub problem: Option<String>,
@@ -463,6 +466,9 @@ pub struct PublishSpec {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub from: Vec<IpNet>,
+    /// A port of the switch that it goes with: when that ends, so does this.
+    #[serde(default)]
+    pub port: Option<String>,
 }
 
 /// One direction of a connection: what its packets look like as they arrive.

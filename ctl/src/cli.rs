@@ -292,6 +292,7 @@ impl Publish {
             target_ip: self.target.0,
             target_port: self.target.1,
             from: self.from,
+            port: None,
         }
     }
 }

@@ -1,9 +1,10 @@
-//! API types and client of swd. The binary `swctl` is made of nothing else.
+//! API types and client of swd. The binaries `swctl` and `swd-cni` are made of nothing else.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod client;
 pub mod config;
 pub mod filter;
+pub mod mapping;
 pub mod packet;
 pub mod spec;

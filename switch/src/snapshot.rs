@@ -173,6 +173,8 @@ pub struct Snapshot {
     pub observers: Option<Arc<Observers>>,
     /// Which networks may open connections to which others.
     pub allowed: HashSet<(NetworkId, NetworkId), foldhash::fast::RandomState>,
+    /// Networks without a way out.
+    pub internal: HashSet<NetworkId, foldhash::fast::RandomState>,
 }
 
 impl Snapshot {

@@ -82,8 +82,8 @@ drop_reasons! {
     NotRouted = "not-routed", "Sent to the gateway for something that cannot be routed: a broadcast, a loopback address, the sender's own subnet, or not IP at all. Usually harmless; if not, look at the sender's addresses and prefix lengths with 'swctl inspect'.";
     /// The host has no route, or swd no uplink.
     NoRoute = "no-route", "The host has no route to that destination ('ip route get ADDRESS' there), or the route's interface is not an uplink of swd ('swctl status').";
-    /// For another network.
-    Prohibited = "prohibited", "Sent to a container of another network. Networks are closed to each other unless 'swctl allow' opens them.";
+    /// For another network, or out of an internal one.
+    Prohibited = "prohibited", "Sent to a container of another network, or out of an internal one. Networks are closed to each other unless 'swctl allow' opens them; internal ones have no way out.";
     /// The source is not one of the sender's network, or is another container's.
     SpoofedSource = "spoofed-source", "A container sent from an address that is not its own. Look for a wrong address with 'swctl inspect'.";
     /// Hop limit used up.

@@ -4,6 +4,8 @@
 //! [`netns`], [`site`] and [`guarded`] are real: namespaces, `swd`, `swctl`, and the programs that people use; [`outside`]
 //! watches what leaves the host.
 
+pub mod docker;
+pub mod enclosure;
 pub mod fuzz;
 pub mod guarded;
 pub mod lab;

@@ -147,6 +147,16 @@ impl Namespace {
         self.run(&["ping", "-n", "-c1", "-W1", address]).status.success()
     }
 
+    /// What is answered to `GET http://address/`, without white space around it; or what curl says.
+    ///
+    /// # Errors
+    /// When there is no answer within five seconds.
+    #[track_caller]
+    pub fn http(&self, address: &str) -> Result<String, String> {
+        let out = self.run(&["curl", "-sS", "--noproxy", "*", "-m", "5", &format!("http://{address}/")]);
+        if out.status.success() { Ok(out.stdout.trim().to_owned()) } else { Err(out.stderr) }
+    }
+
     /// An address must answer three pings in a row.
     ///
     /// # Panics

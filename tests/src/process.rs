@@ -19,7 +19,7 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 22] = [
+const PROGRAMS: [&str; 26] = [
     "ip",
     "nsenter",
     "setpriv",
@@ -42,6 +42,10 @@ const PROGRAMS: [&str; 22] = [
     "script",
     "sysctl",
     "mount",
+    "unshare",
+    "dockerd",
+    "podman",
+    "runc",
 ];
 
 /// Fails the test where it cannot run. Never skips: a test that did not run has shown nothing.
@@ -330,6 +334,22 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut ask: impl FnMut() -> Optio
         found.is_some()
     });
     found.expect("just found")
+}
+
+/// Waits until `ask` is answered so: what was started may not listen yet.
+///
+/// # Panics
+/// When that takes longer than ten seconds: the last answer is the message.
+#[track_caller]
+pub fn wait_for_answer(expected: &str, mut ask: impl FnMut() -> Result<String, String>) {
+    let end = Instant::now() + s(10);
+    loop {
+        match ask() {
+            Ok(answer) if answer == expected => return,
+            other => assert!(Instant::now() < end, "'{expected}' is not answered, but {other:?}"),
+        }
+        thread::sleep(ms(20));
+    }
 }
 
 /// Seconds, for short test lines.

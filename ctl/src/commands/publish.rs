@@ -75,6 +75,7 @@ mod tests {
             network: "default".into(),
             from: Vec::new(),
             connections: 3,
+            port: None,
             problem: None,
             since: "2026-11-21T20:00:00Z".parse().unwrap(),
         };

@@ -92,6 +92,7 @@ async fn publish_port(
         target_ip,
         target_port: target,
         from: Vec::new(),
+        port: None,
     };
     Ok(client.publish(&spec).await?.name)
 }

@@ -27,7 +27,7 @@ use crate::router::nat_network;
 use crate::sys::netns::NetNs;
 use crate::sys::tun;
 
-fn link_error(subject: &str) -> impl FnOnce(LinkError) -> ApplyError {
+pub(super) fn link_error(subject: &str) -> impl FnOnce(LinkError) -> ApplyError {
     let subject = subject.to_owned();
     move |source| ApplyError::Link { subject, source }
 }
@@ -80,6 +80,7 @@ impl Daemon {
                     Origin::Added => self.set_up_added(name, &port).await,
                     Origin::Attached(a) if a.tap => self.set_up_tap(name, &port, a).await,
                     Origin::Attached(a) => self.set_up_veth(name, &port, a).await,
+                    Origin::Endpoint(e) => self.set_up_endpoint(name, &port, e).await,
                 }
             }
             Action::AddStatic(s) => {
@@ -382,7 +383,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn tell_attached(&self, name: &str, port: &Port) {
+    pub(super) fn tell_attached(&self, name: &str, port: &Port) {
         for address in port.addresses() {
             self.events.tell("address-leased", &address.addr().to_string(), format!("{address} is {name}'s"));
         }

@@ -41,6 +41,7 @@ impl Daemon {
             from: publish.from.clone(),
             connections: connections.into(),
             since: publish.since,
+            port: publish.port.clone(),
             problem,
         }
     }

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::apply::ApplyError;
 use super::desired::{self, Class, Desired, EditError, Origin, Port, Static};
+use super::docker::Promised;
 use super::events::Events;
 use super::keeper::{Ending, Keeper};
 use super::links::{Conn, LinkError};
@@ -54,6 +55,8 @@ pub struct Daemon {
     pub(super) events: Events,
     /// Captures that run.
     pub(super) captures: Vec<Arc<Capture>>,
+    /// Addresses that Docker was given and has not used yet.
+    pub(super) promised: Promised,
 }
 
 /// What a request failed of.
@@ -183,10 +186,21 @@ impl Daemon {
 
     /// The same; `how` says where another subnet would be written, for the error.
     pub(super) async fn add_network_from(&mut self, spec: &NetworkSpec, how: &str) -> Result<(), Error> {
+        self.add_network_and(spec, how, |_| ()).await
+    }
+
+    /// The same, with `more` that is wanted from the same moment on.
+    pub(super) async fn add_network_and(
+        &mut self,
+        spec: &NetworkSpec,
+        how: &str,
+        more: impl FnOnce(&mut Desired),
+    ) -> Result<(), Error> {
         let names: HashSet<String> = self.host.links().await?.into_iter().map(|l| l.name).collect();
         let mut new = self.desired.clone();
         new.add_network(&self.name, spec, |ifname| names.contains(ifname))?;
         self.check_routes(spec, how).await?;
+        more(&mut new);
         self.commit(new).await
     }
 
@@ -245,7 +259,9 @@ impl Daemon {
     /// # Errors
     /// When there is none, or it is of another kind.
     pub async fn remove_port(&mut self, name: &str) -> Result<(), Error> {
-        self.edit(|_, new| new.remove_port(name)).await
+        self.edit(|_, new| new.remove_port(name)).await?;
+        self.unpublish_with(|port| port == name);
+        Ok(())
     }
 
     /// Attaches a container; tells the port's name.
@@ -273,17 +289,20 @@ impl Daemon {
     /// # Errors
     /// When there is none, or it is of another kind.
     pub async fn detach(&mut self, name: &str) -> Result<(), Error> {
-        self.edit(|_, new| new.detach(name)).await
+        self.edit(|_, new| new.detach(name)).await?;
+        self.unpublish_with(|port| port == name);
+        Ok(())
     }
 
     /// Removes ports of containers that are gone and hold this name, or one of these addresses. The kernel takes its time
     /// to end a namespace; whoever replaces a container should not have to wait for it.
-    async fn forget_dead(&mut self, name: &str, addresses: &[IpAddr]) {
+    pub(super) async fn forget_dead(&mut self, name: &str, addresses: &[IpAddr]) {
         let holds = |port: &Port| port.addresses().iter().any(|a| addresses.contains(&a.addr()));
         let wanted = self.desired.ports.iter().filter(|(n, port)| *n == name || holds(port));
         let dead: Vec<String> = wanted
             .filter(|(_, port)| match &port.origin {
-                Origin::Added => false,
+                // Docker says when an endpoint ends.
+                Origin::Added | Origin::Endpoint(_) => false,
                 Origin::Attached(a) => {
                     let there = NetNs::open(Path::new(&a.netns)).and_then(|netns| netns.id());
                     !there.is_ok_and(|id| id == a.id())
@@ -311,6 +330,7 @@ impl Daemon {
             let old = std::mem::replace(&mut self.desired, new);
             self.take_down(&steps, &old).await;
         }
+        self.unpublish_with(|port| names.iter().any(|name| name == port));
     }
 
     /// Binds a MAC to a port.

@@ -4,6 +4,7 @@
 //! It is what the state file holds, and what the daemon makes of the kernel at every start. Leases are the addresses of
 //! attached ports, and go with them.
 
+pub mod docker;
 mod error;
 mod mirrors;
 
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use docker::{DockerNetwork, Endpoint};
 pub use error::{Class, EditError};
 
 use super::ipam::{self, Use};
@@ -42,6 +44,9 @@ pub struct Desired {
     /// Mirrors. One whose ports are gone waits for others of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
+    /// Docker's networks, by its ids.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker: BTreeMap<String, DockerNetwork>,
 }
 
 /// A network.
@@ -94,6 +99,8 @@ pub enum Origin {
     Added,
     /// Made by swd for a container.
     Attached(Attachment),
+    /// Made by swd for Docker to give to a container.
+    Endpoint(Endpoint),
 }
 
 /// What was made for a container.
@@ -246,6 +253,7 @@ impl Desired {
             return Err(EditError::InUse { name: name.to_owned(), ports });
         }
         self.allowed.retain(|(from, to)| from != name && to != name);
+        self.docker.retain(|_, d| d.network != name);
         self.networks.remove(name);
         Ok(())
     }
@@ -400,6 +408,7 @@ impl Desired {
             Origin::Attached(_) => {
                 return Err(EditError::OtherKind { port: name.to_owned(), made: "attach", remove: "detach" });
             }
+            Origin::Endpoint(_) => return Err(EditError::Docker(name.to_owned())),
         }
         Ok(())
     }
@@ -410,7 +419,7 @@ impl Desired {
     /// When there is none, or it is of another kind.
     pub fn detach(&mut self, name: &str) -> Result<(), EditError> {
         match self.port(name)?.origin {
-            Origin::Attached(_) => self.forget(name),
+            Origin::Attached(_) | Origin::Endpoint(_) => self.forget(name),
             Origin::Added => {
                 return Err(EditError::OtherKind {
                     port: name.to_owned(),
@@ -467,6 +476,16 @@ impl Port {
         match &self.origin {
             Origin::Added => &[],
             Origin::Attached(a) => &a.addresses,
+            Origin::Endpoint(e) => &e.addresses,
+        }
+    }
+
+    /// The MAC that was given to its container.
+    pub fn container_mac(&self) -> Option<Mac> {
+        match &self.origin {
+            Origin::Added => None,
+            Origin::Attached(a) => Some(a.mac),
+            Origin::Endpoint(e) => Some(e.mac),
         }
     }
 

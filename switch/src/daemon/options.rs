@@ -31,6 +31,12 @@ pub struct Options {
     /// How the host is kept from answering for swd's ports [default: auto, or what the configuration says].
     #[arg(long, value_name = "auto|bpf|sockets")]
     pub guards: Option<Guards>,
+    /// Serve Docker's network and IPAM plugin protocols: 'docker network create -d NAME'.
+    #[arg(long)]
+    pub docker: bool,
+    /// Folder in which Docker looks for sockets of plugins.
+    #[arg(long, value_name = "DIR", default_value = super::docker::PLUGINS)]
+    pub docker_plugins: PathBuf,
     #[command(subcommand)]
     pub(super) internal: Option<Internal>,
 }

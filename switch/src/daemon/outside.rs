@@ -243,6 +243,8 @@ impl Daemon {
                 snapshot.allowed.insert((from, to));
             }
         }
+        let internal = self.desired.docker.values().filter(|d| d.internal);
+        snapshot.internal = internal.filter_map(|d| self.live.network(&d.network)).collect();
         snapshot.observers = self.observers(&snapshot);
         self.set_filters();
         let mut relayed = self.outside.relayed();

@@ -47,6 +47,9 @@ impl Desired {
         if let Some(net) = spec.from.iter().find(|n| n.addr().is_ipv4() != spec.target_ip.is_ipv4()) {
             return Err(wrong(format!("--from {net} and the target are of different families")));
         }
+        if let Some(port) = &spec.port {
+            self.port(port)?;
+        }
         let has = |(subnet, gateway): &(IpNet, IpAddr)| {
             subnet.contains(&spec.target_ip) && *gateway != spec.target_ip
         };
@@ -65,6 +68,7 @@ impl Desired {
             network: network.clone(),
             from: spec.from.clone(),
             since: now,
+            port: spec.port.clone(),
         };
         match self.publishes.overlapping(&new) {
             Some(old) => Err(EditError::Published {
@@ -132,6 +136,23 @@ impl Daemon {
         self.take_down_publish(&publish);
         self.set_filters();
         Ok(())
+    }
+
+    /// Takes back what was published for ports that are gone.
+    pub(super) fn unpublish_with(&mut self, gone: impl Fn(&str) -> bool) {
+        let all = self.desired.publishes.iter().map(|(_, p)| p);
+        let all: Vec<_> = all.filter(|p| p.port.as_deref().is_some_and(&gone)).map(Arc::clone).collect();
+        for publish in &all {
+            self.desired.publishes.remove(&publish.key());
+            // Of a port that is not there, the next start forgets it again.
+            if let Err(e) = self.store.note(&Change::Unpublish(Publish::clone(publish)), &self.desired) {
+                tracing::warn!("{e}");
+            }
+            self.take_down_publish(publish);
+        }
+        if !all.is_empty() {
+            self.set_filters();
+        }
     }
 
     /// Sets up what is not set up yet: at start, and again what was refused since.

@@ -34,6 +34,9 @@ pub struct Publish {
     pub from: Vec<IpNet>,
     /// Since when.
     pub since: Timestamp,
+    /// The port that it goes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
 }
 
 /// A publish's place in the order; its name is [`Key::name`].
@@ -238,6 +241,7 @@ mod tests {
             network: "default".into(),
             from: Vec::new(),
             since: Timestamp::UNIX_EPOCH,
+            port: None,
         }
     }
 

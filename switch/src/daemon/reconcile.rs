@@ -89,7 +89,8 @@ impl Daemon {
                 Mark::Port | Mark::Attached => self.desired.ports.get(port).is_some_and(|p| {
                     matches!(
                         (&p.origin, mark),
-                        (Origin::Added, Mark::Port) | (Origin::Attached(_), Mark::Attached)
+                        (Origin::Added, Mark::Port)
+                            | (Origin::Attached(_) | Origin::Endpoint(_), Mark::Attached)
                     )
                 }),
             };
@@ -124,10 +125,17 @@ impl Daemon {
                 Origin::Attached(a) if a.tap => {
                     self.bring_back_tap(&name, &port, a, queues.remove(&name)).await
                 }
-                Origin::Attached(_) => self.bring_back_veth(&name, &port, by_port.remove(&name)).await,
+                Origin::Attached(_) | Origin::Endpoint(_) => {
+                    self.bring_back_veth(&name, &port, by_port.remove(&name)).await
+                }
             };
             // Without an interface, either the container is gone, or only what was ours of it.
-            let may_live = if port.is_tap() { lost.queues } else { lost.pairs };
+            let may_live = match &port.origin {
+                // Only Docker can bring an interface to its container.
+                Origin::Endpoint(_) => false,
+                _ if port.is_tap() => lost.queues,
+                _ => lost.pairs,
+            };
             let again = Action::AddPort(name.clone());
             if back || (may_live && self.set_up(&again).await.is_ok()) {
                 continue;
@@ -149,6 +157,9 @@ impl Daemon {
             }
             self.forget_ports(&gone).await;
         }
+        // A daemon that ended in between may have removed a port and not what goes with it.
+        let there: HashSet<String> = self.desired.ports.keys().cloned().collect();
+        self.unpublish_with(|port| !there.contains(port));
         Ok(())
     }
 
@@ -347,7 +358,7 @@ impl Daemon {
             return None;
         }
         let port = self.desired.ports.get(name)?;
-        if matches!(port.origin, Origin::Attached(_)) {
+        if port.origin != Origin::Added {
             self.events.tell("port-missing", name, format!("the container of port {name} is gone"));
             return Some(name.to_owned());
         }

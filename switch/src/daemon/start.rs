@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::confine::{self, ConfineError};
 use super::control::{Daemon, Error};
+use super::docker::{self, Promised};
 use super::events::Events;
 use super::links::{Conn, LinkError, Watch, default_interface};
 use super::live::Live;
@@ -215,6 +216,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         dataplane,
         events: Events::default(),
         captures: Vec::new(),
+        promised: Promised::default(),
     };
     let lost = Lost { pairs: place.netns_is_new, queues: place.keeper_is_new };
     daemon.reconcile(lost).await?;
@@ -225,6 +227,10 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     let daemon = Arc::new(Mutex::new(daemon));
     let socket = folder.join(format!("{}.sock", options.name));
     api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    let plugin = options.docker.then(|| docker::socket(&options.docker_plugins, &options.name));
+    if let Some(plugin) = &plugin {
+        docker::serve(Arc::clone(&daemon), plugin).map_err(|e| StartupError::Api(e.to_string()))?;
+    }
     if let Some(address) = config.metrics.listen {
         let served = api::serve_metrics(Arc::clone(&daemon), address).await;
         served.map_err(|e| StartupError::Api(e.to_string()))?;
@@ -303,6 +309,9 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     // A change that is under way is finished first.
     let _last = daemon.lock().await;
     let _ = std::fs::remove_file(&socket);
+    if let Some(plugin) = &plugin {
+        let _ = std::fs::remove_file(plugin);
+    }
     Ok(())
 }
 

@@ -104,11 +104,10 @@ impl Daemon {
         let attachment = wanted.and_then(attachment);
         let network = self.desired.networks.get(&live.network);
         let link_mac = live.link.as_ref().map(|l| l.mac);
-        let mac = match (live.kind, attachment) {
+        let mac = match live.kind {
             // What stands behind the port, not the switch's own end.
-            (PortKind::Host, _) => network.map(|n| n.gateway_mac),
-            (_, Some(a)) => Some(a.mac),
-            (_, None) => link_mac,
+            PortKind::Host => network.map(|n| n.gateway_mac),
+            _ => wanted.and_then(Port::container_mac).or(link_mac),
         };
         let mtu = live.link.as_ref().map(|l| l.mtu).or_else(|| network.map(|n| n.mtu));
         let (rx, tx) = (&live.counters.rx, &live.counters.tx);
@@ -136,7 +135,7 @@ impl Daemon {
 
     /// The MAC that was given to an attached container.
     pub(super) fn container_mac(&self, port: &str) -> Option<Mac> {
-        self.desired.ports.get(port).and_then(attachment).map(|a| a.mac)
+        self.desired.ports.get(port).and_then(Port::container_mac)
     }
 
     /// `GET /v1/fdb`.
@@ -186,7 +185,7 @@ impl Daemon {
 fn attachment(port: &Port) -> Option<&desired::Attachment> {
     match &port.origin {
         Origin::Attached(attachment) => Some(attachment),
-        Origin::Added => None,
+        Origin::Added | Origin::Endpoint(_) => None,
     }
 }
 

@@ -133,6 +133,11 @@ impl<'a> Ways<'a> {
         if let Some(other) = self.snapshot.network_of(destination) {
             return self.between(frame, port, network, other);
         }
+        if self.snapshot.internal.contains(&network.id) {
+            self.notes.add(|| format!("network {} is internal: it has no way out", network.name));
+            self.complain(&packet, Complaint::Prohibited, from, sender);
+            return Verdict::Drop(DropReason::Prohibited);
+        }
         let way = match self.way_out(destination) {
             Ok(way) => way,
             Err(complaint) => {

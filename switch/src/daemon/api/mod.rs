@@ -28,7 +28,7 @@ use super::control::{Daemon, Error};
 use super::desired::Class;
 use crate::mac::Mac;
 
-pub(super) use server::{Access, serve, serve_metrics};
+pub(super) use server::{Access, ServerError, serve, serve_metrics, serve_router};
 
 /// Longest request body.
 const MAX_BODY: usize = 64 * 1024;

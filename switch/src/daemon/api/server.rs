@@ -83,6 +83,9 @@ pub(in super::super) enum ServerError {
 }
 
 impl Access {
+    /// Nobody besides.
+    pub(in super::super) const NOBODY: Self = Self { group: None, readers: None };
+
     /// From the names of groups; empty: no group.
     pub(in super::super) fn of(config: &ctl::config::Api) -> Result<Self, ServerError> {
         let gid = |group: &str, key| match Group::from_name(group) {
@@ -120,10 +123,17 @@ impl Access {
 /// # Errors
 /// When there is no socket to be had.
 pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Result<(), ServerError> {
+    serve_router(super::router(daemon), path, access)
+}
+
+/// Serves something else in the same way.
+///
+/// # Errors
+/// When there is no socket to be had.
+pub(in super::super) fn serve_router(router: Router, path: &Path, access: Access) -> Result<(), ServerError> {
     let listener =
         listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
-    let all = super::router(daemon);
-    let read = all.clone().layer(axum::middleware::from_fn(read_only));
+    let read = router.clone().layer(axum::middleware::from_fn(read_only));
     let none = Router::new().fallback(refuse);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
@@ -133,7 +143,7 @@ pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Re
                 Ok((stream, _)) => {
                     let role = stream.peer_cred().map_or(Role::Stranger, |peer| access.role(&peer));
                     let router = match role {
-                        Role::Admin => all.clone(),
+                        Role::Admin => router.clone(),
                         Role::Reader => read.clone(),
                         Role::Stranger => none.clone(),
                     };

@@ -100,6 +100,14 @@ pub enum EditError {
         /// The command that removes it.
         remove: &'static str,
     },
+    /// `port rm` of a port that is Docker's.
+    #[error(
+        "port {0} is a Docker container's; take it out with 'docker network disconnect', or cut it off with 'swctl detach {0}'"
+    )]
+    Docker(String),
+    /// Something else in place of an id of Docker's.
+    #[error("'{0}' is no id of Docker's: letters and digits are wanted, at least ten")]
+    DockerId(String),
     /// An address that the container cannot have.
     #[error("cannot attach {port}: address {address} {why}")]
     Address {
@@ -155,9 +163,11 @@ impl EditError {
     pub fn class(&self) -> Class {
         match self {
             Self::NotFound { .. } => Class::NotFound,
-            Self::Spec { .. } | Self::Mac { .. } | Self::Publish { .. } | Self::MirrorsItself(_) => {
-                Class::Invalid
-            }
+            Self::Spec { .. }
+            | Self::Mac { .. }
+            | Self::Publish { .. }
+            | Self::MirrorsItself(_)
+            | Self::DockerId(_) => Class::Invalid,
             Self::Address { why, .. } if why.starts_with("is outside") || why.starts_with("is the") => {
                 Class::Invalid
             }

@@ -1,0 +1,204 @@
+//! The operations. An attachment is a port whose name follows from the network, the container and the interface, so that
+//! every call finds what another one made.
+
+use std::collections::BTreeSet;
+
+use ctl::api::{AttachSpec, NetworkSpec, Port, PortState};
+use ctl::client::{Client, ClientError};
+use ctl::mapping;
+use serde_json::Value;
+
+use crate::outcome::{self, Failure};
+use crate::request::{Config, Environment};
+
+/// Does what is asked. Null is no answer.
+pub(crate) async fn run(environment: &Environment, config: &Config) -> Result<Value, Failure> {
+    let client = Client::new(&config.socket);
+    match environment.command.as_str() {
+        "ADD" => add(&client, environment, config).await,
+        "DEL" => delete(&client, &port_of(config, &environment.container, &environment.ifname)).await,
+        "CHECK" => check(&client, environment, config).await,
+        "STATUS" => status(&client, config).await,
+        _ => collect(&client, config).await,
+    }
+}
+
+/// What names of ports of a network begin with.
+fn prefix(config: &Config) -> String {
+    format!("cni-{:08x}-", hash(config.name.as_bytes()) >> 32)
+}
+
+/// The port of an attachment.
+fn port_of(config: &Config, container: &str, ifname: &str) -> String {
+    format!("{}{:016x}", prefix(config), hash(format!("{container}/{ifname}").as_bytes()))
+}
+
+/// FNV-1a: the same in every version.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+async fn add(client: &Client, environment: &Environment, config: &Config) -> Result<Value, Failure> {
+    let mappings = config.mappings()?;
+    let spec = AttachSpec {
+        netns: environment.netns.clone(),
+        name: Some(port_of(config, &environment.container, &environment.ifname)),
+        network: Some(config.network.clone()),
+        addresses: config.addresses(environment)?,
+        ifname: Some(environment.ifname.clone()),
+        mac: config.mac(environment),
+        tap: false,
+    };
+    need_network(client, config).await?;
+    let port = client.attach(&spec).await?;
+    let finish = async {
+        let addresses: Vec<_> = port.addresses.iter().map(ipnet::IpNet::addr).collect();
+        let specs = mapping::publishes(&mappings, &addresses, &port.name);
+        for spec in specs.map_err(|e| Failure::config(e.to_string()))? {
+            client.publish(&spec).await?;
+        }
+        Ok(client.network(&config.network).await?)
+    };
+    match finish.await {
+        Ok(network) => Ok(outcome::added(config, &environment.netns, &environment.ifname, &port, &network)),
+        Err(failure) => {
+            // What was published goes with the port.
+            let _ = client.detach(&port.name).await;
+            Err(failure)
+        }
+    }
+}
+
+/// Makes the network where it is missing and the configuration says what it is like.
+async fn need_network(client: &Client, config: &Config) -> Result<(), Failure> {
+    match client.network(&config.network).await {
+        Err(e) if e.is_not_found() && !config.subnets.is_empty() => {}
+        Err(e) => return Err(e.into()),
+        Ok(_) => return Ok(()),
+    }
+    let spec = serde_json::json!({ "name": config.network, "subnets": config.subnets });
+    let spec: NetworkSpec = serde_json::from_value(spec).map_err(|e| Failure::config(e.to_string()))?;
+    let Err(made) = client.add_network(&spec).await else { return Ok(()) };
+    // Another container's call may have been faster.
+    match client.network(&config.network).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(made.into()),
+    }
+}
+
+async fn delete(client: &Client, port: &str) -> Result<Value, Failure> {
+    match client.detach(port).await {
+        Ok(()) => Ok(Value::Null),
+        Err(e) if e.is_not_found() => Ok(Value::Null),
+        Err(e) => Err(e.into()),
+    }
+}
+
+async fn check(client: &Client, environment: &Environment, config: &Config) -> Result<Value, Failure> {
+    let Some(result) = &config.prev_result else {
+        return Err(Failure::config("prevResult is missing: CHECK needs what ADD has answered".into()));
+    };
+    let name = port_of(config, &environment.container, &environment.ifname);
+    let port = client.port(&name).await.map_err(|e| match e {
+        e if e.is_not_found() => Failure::broken(format!("the container is not attached: {e}")),
+        e => e.into(),
+    })?;
+    if port.state != PortState::Up {
+        return Err(Failure::broken(format!("the link of {} is not up", environment.ifname)));
+    }
+    let seen = client.inspect(&environment.netns).await?;
+    let device =
+        seen.devices.iter().find(|d| d.name == environment.ifname && d.port.as_deref() == Some(&name));
+    let Some(device) = device else {
+        return Err(Failure::broken(format!(
+            "the container has no interface {} of swd's",
+            environment.ifname
+        )));
+    };
+    for address in &port.addresses {
+        let listed = result.get("ips").and_then(Value::as_array);
+        let expected = |ip: &Value| ip["address"].as_str() == Some(&address.to_string());
+        if !listed.is_some_and(|ips| ips.iter().any(expected)) {
+            return Err(Failure::broken(format!("{address} is not among prevResult's ips")));
+        }
+        if !device.addresses.contains(address) {
+            return Err(Failure::broken(format!("{} has lost its address {address}", environment.ifname)));
+        }
+    }
+    check_published(client, config, &port).await
+}
+
+async fn check_published(client: &Client, config: &Config, port: &Port) -> Result<Value, Failure> {
+    let addresses: Vec<_> = port.addresses.iter().map(ipnet::IpNet::addr).collect();
+    let wanted = mapping::publishes(&config.mappings()?, &addresses, &port.name);
+    let published = client.published().await?;
+    for spec in wanted.map_err(|e| Failure::config(e.to_string()))? {
+        let there = published.iter().any(|p| {
+            p.port == spec.port
+                && (p.host_port, p.host_port_end)
+                    == (spec.host_port, spec.host_port_end.unwrap_or(spec.host_port))
+                && (p.protocol, p.target_ip, p.target_port)
+                    == (spec.protocol, spec.target_ip, spec.target_port)
+        });
+        if !there {
+            let protocol = spec.protocol.name();
+            return Err(Failure::broken(format!("port {}/{protocol} is not published", spec.host_port)));
+        }
+    }
+    Ok(Value::Null)
+}
+
+async fn status(client: &Client, config: &Config) -> Result<Value, Failure> {
+    let unavailable = |e: ClientError| Failure::unavailable(e.to_string());
+    client.status().await.map_err(unavailable)?;
+    match client.network(&config.network).await {
+        // It is made when it is needed.
+        Err(e) if e.is_not_found() && !config.subnets.is_empty() => Ok(Value::Null),
+        Err(e) => Err(unavailable(e)),
+        Ok(_) => Ok(Value::Null),
+    }
+}
+
+/// Removes attachments that are not valid any more; past errors, the first of which is told.
+async fn collect(client: &Client, config: &Config) -> Result<Value, Failure> {
+    let Some(valid) = &config.valid else {
+        return Err(Failure::config(
+            "cni.dev/valid-attachments is missing: GC needs to know what is to stay".into(),
+        ));
+    };
+    let valid: BTreeSet<String> = valid.iter().map(|a| port_of(config, &a.container, &a.ifname)).collect();
+    let prefix = prefix(config);
+    let mut first = Ok(Value::Null);
+    for port in client.ports().await? {
+        if port.name.starts_with(&prefix)
+            && !valid.contains(&port.name)
+            && let Err(e) = delete(client, &port.name).await
+        {
+            first = first.and(Err(e));
+        }
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_found_again_and_no_others() {
+        let config = |name: &str| {
+            Config::read(format!(r#"{{"cniVersion":"1.1.0","name":"{name}"}}"#).as_bytes()).unwrap()
+        };
+        let port = port_of(&config("lan"), "abc", "eth0");
+        assert_eq!(port, port_of(&config("lan"), "abc", "eth0"));
+        assert!(port.starts_with(&prefix(&config("lan"))) && port.len() <= ctl::spec::MAX_NAME);
+        assert!(ctl::spec::check_name("port", &port).is_ok());
+        let others = [("lan", "abc", "eth1"), ("lan", "abcd", "eth0"), ("wan", "abc", "eth0")];
+        for (name, container, ifname) in others {
+            assert_ne!(port, port_of(&config(name), container, ifname));
+        }
+        assert!(!port.starts_with(&prefix(&config("wan"))));
+    }
+}

@@ -1,0 +1,280 @@
+//! What the runtime asks: environment and configuration.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ctl::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, Transport};
+use ctl::mapping::PortMapping;
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::outcome::{Failure, SUPPORTED};
+
+/// Of the environment.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    /// `ADD`, `DEL` …
+    pub(crate) command: String,
+    /// The container's id.
+    pub(crate) container: String,
+    /// Path of its namespace; may be empty for `DEL`.
+    pub(crate) netns: String,
+    /// Name of the interface inside.
+    pub(crate) ifname: String,
+    /// `CNI_ARGS`.
+    pub(crate) arguments: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// That of this process.
+    pub(crate) fn of_process() -> Result<Self, Failure> {
+        Self::of(|name| std::env::var(name).unwrap_or_default())
+    }
+
+    fn of(get: impl Fn(&str) -> String) -> Result<Self, Failure> {
+        let all = get("CNI_ARGS");
+        let pairs = all.split(';').filter_map(|pair| pair.split_once('='));
+        let new = Self {
+            command: get("CNI_COMMAND"),
+            container: get("CNI_CONTAINERID"),
+            netns: get("CNI_NETNS"),
+            ifname: get("CNI_IFNAME"),
+            arguments: pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        };
+        let needed: &[(&str, &str)] = match new.command.as_str() {
+            "ADD" | "CHECK" => {
+                &[("CNI_CONTAINERID", &new.container), ("CNI_NETNS", &new.netns), ("CNI_IFNAME", &new.ifname)]
+            }
+            "DEL" => &[("CNI_CONTAINERID", &new.container), ("CNI_IFNAME", &new.ifname)],
+            "GC" | "STATUS" | "VERSION" => &[],
+            other => {
+                let what =
+                    format!("CNI_COMMAND is '{other}': ADD, DEL, CHECK, STATUS, GC or VERSION is wanted");
+                return Err(Failure::environment(what));
+            }
+        };
+        match needed.iter().find(|(_, value)| value.is_empty()) {
+            Some((name, _)) => Err(Failure::environment(format!("{name} is not set"))),
+            None => Ok(new),
+        }
+    }
+}
+
+/// The configuration.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Config {
+    /// Of the protocol.
+    pub(crate) cni_version: String,
+    /// The network's name for the runtime.
+    pub(crate) name: String,
+    /// The network's name for swd.
+    #[serde(default = "default_network")]
+    pub(crate) network: String,
+    /// Where swd listens.
+    #[serde(default = "default_socket")]
+    pub(crate) socket: PathBuf,
+    /// To make the network where it is missing.
+    #[serde(default)]
+    pub(crate) subnets: Vec<IpNet>,
+    /// For the container's resolver.
+    #[serde(default)]
+    pub(crate) dns: Option<Value>,
+    /// What this container is to have.
+    #[serde(default)]
+    pub(crate) runtime_config: RuntimeConfig,
+    /// What the plugin before has answered, or this one to `ADD`.
+    #[serde(default)]
+    pub(crate) prev_result: Option<Map<String, Value>>,
+    /// Of `GC`: those that are still there.
+    #[serde(rename = "cni.dev/valid-attachments", default)]
+    pub(crate) valid: Option<Vec<Attachment>>,
+}
+
+/// Capabilities.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RuntimeConfig {
+    #[serde(default)]
+    port_mappings: Option<Vec<Mapping>>,
+    #[serde(default)]
+    ips: Option<Vec<String>>,
+    #[serde(default)]
+    mac: Option<String>,
+    #[serde(default)]
+    bandwidth: Option<BTreeMap<String, Value>>,
+    /// `servers`, `searches`, `options`.
+    #[serde(default)]
+    pub(crate) dns: Option<BTreeMap<String, Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mapping {
+    #[serde(default)]
+    host_port: u16,
+    container_port: u16,
+    #[serde(default)]
+    protocol: String,
+    #[serde(rename = "hostIP", alias = "hostIp", default)]
+    host_ip: String,
+}
+
+/// A container's interface, as `GC` names it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Attachment {
+    #[serde(rename = "containerID")]
+    pub(crate) container: String,
+    pub(crate) ifname: String,
+}
+
+fn default_network() -> String {
+    DEFAULT_NETWORK.to_owned()
+}
+
+fn default_socket() -> PathBuf {
+    DEFAULT_SOCKET.into()
+}
+
+/// The version that a configuration names, for answers even where the rest cannot be read.
+pub(crate) fn version_of(input: &[u8]) -> String {
+    let read: Option<Value> = serde_json::from_slice(input).ok();
+    let named = read.as_ref().and_then(|v| v["cniVersion"].as_str());
+    named.unwrap_or("1.1.0").to_owned()
+}
+
+impl Config {
+    /// Reads it.
+    pub(crate) fn read(input: &[u8]) -> Result<Self, Failure> {
+        let config: Self = serde_json::from_slice(input)
+            .map_err(|e| Failure::decode(format!("cannot read the configuration: {e}")))?;
+        if !SUPPORTED.contains(&config.cni_version.as_str()) {
+            let versions = SUPPORTED.join(", ");
+            return Err(Failure::version(format!(
+                "cniVersion {} is not known to this plugin; it speaks {versions}",
+                config.cni_version
+            )));
+        }
+        if let Some(limits) = &config.runtime_config.bandwidth
+            && let Some((key, value)) = limits.iter().find(|(_, v)| v.as_f64().is_some_and(|v| v > 0.0))
+        {
+            return Err(Failure::unsupported(format!(
+                "runtimeConfig.bandwidth.{key}: {value} cannot be had; take 'bandwidth' out of the capabilities"
+            )));
+        }
+        Ok(config)
+    }
+
+    /// Addresses that the runtime or the user asks for.
+    pub(crate) fn addresses(&self, environment: &Environment) -> Result<Vec<IpAddr>, Failure> {
+        let by_capability = self.runtime_config.ips.iter().flatten().map(String::as_str);
+        let mut asked: Vec<&str> = by_capability.collect();
+        if asked.is_empty() {
+            asked.extend(environment.arguments.get("IP").iter().flat_map(|ips| ips.split(',')));
+        }
+        let read = |text: &&str| {
+            let address = text.split('/').next().unwrap_or(text);
+            address.parse().map_err(|_| Failure::config(format!("'{text}' is no address")))
+        };
+        asked.iter().filter(|text| !text.is_empty()).map(read).collect()
+    }
+
+    /// The MAC that the runtime or the user asks for.
+    pub(crate) fn mac(&self, environment: &Environment) -> Option<String> {
+        let asked = self.runtime_config.mac.clone().or_else(|| environment.arguments.get("MAC").cloned());
+        asked.filter(|mac| !mac.is_empty())
+    }
+
+    /// Ports to publish. One without a port of the host is not to be published.
+    pub(crate) fn mappings(&self) -> Result<Vec<PortMapping>, Failure> {
+        let all = self.runtime_config.port_mappings.iter().flatten().filter(|m| m.host_port != 0);
+        let read = |m: &Mapping| {
+            let protocol = match m.protocol.to_ascii_lowercase().as_str() {
+                "" | "tcp" => Transport::Tcp,
+                "udp" => Transport::Udp,
+                other => {
+                    let what = format!("portMappings: protocol {other} cannot be published, tcp and udp can");
+                    return Err(Failure::unsupported(what));
+                }
+            };
+            let host_ip = match m.host_ip.as_str() {
+                "" => None,
+                text => Some(
+                    text.parse().map_err(|_| Failure::config(format!("hostIP '{text}' is no address")))?,
+                ),
+            };
+            Ok(PortMapping { protocol, host_ip, host_port: m.host_port, port: m.container_port })
+        };
+        all.map(read).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(all: &[(&str, &str)]) -> Result<Environment, Failure> {
+        let get = |name: &str| all.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| *v).to_owned();
+        Environment::of(get)
+    }
+
+    fn config(more: &str) -> Result<Config, Failure> {
+        Config::read(format!(r#"{{"cniVersion":"1.1.0","name":"lan","type":"swd-cni"{more}}}"#).as_bytes())
+    }
+
+    #[test]
+    fn what_is_missing_in_the_environment_is_named() {
+        let add =
+            [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a"), ("CNI_NETNS", "/n"), ("CNI_IFNAME", "eth0")];
+        assert_eq!(environment(&add).unwrap().ifname, "eth0");
+        for (left_out, said) in [(1, "CNI_CONTAINERID is not set"), (2, "CNI_NETNS"), (3, "CNI_IFNAME")] {
+            let mut some = add.to_vec();
+            some.remove(left_out);
+            assert!(environment(&some).unwrap_err().message().contains(said));
+        }
+        assert!(environment(&[("CNI_COMMAND", "DEL"), add[1], add[3]]).is_ok(), "the namespace may be gone");
+        assert!(environment(&[("CNI_COMMAND", "GC")]).is_ok());
+        assert!(environment(&[]).unwrap_err().message().contains("CNI_COMMAND is ''"));
+    }
+
+    #[test]
+    fn capabilities_are_read() {
+        let e = environment(&[("CNI_COMMAND", "GC"), ("CNI_ARGS", "IP=10.0.0.7;MAC=02:00:00:00:00:07;X")])
+            .unwrap();
+        let plain = config("").unwrap();
+        assert_eq!((plain.network.as_str(), plain.socket.to_str()), ("default", Some("/run/swd/swd.sock")));
+        assert_eq!(plain.addresses(&e).unwrap(), ["10.0.0.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(plain.mac(&e).as_deref(), Some("02:00:00:00:00:07"));
+        let c = config(
+            r#","network":"web","runtimeConfig":{"ips":["10.0.0.8/24","fd00::8"],"mac":"02:00:00:00:00:08","bandwidth":null,
+               "portMappings":[{"hostPort":80,"containerPort":8080,"protocol":"TCP"},{"containerPort":9},
+               {"hostPort":53,"containerPort":53,"protocol":"udp","hostIP":"127.0.0.1"}]}"#,
+        )
+        .unwrap();
+        assert_eq!(c.addresses(&e).unwrap().len(), 2, "the capability counts, not the argument");
+        assert_eq!(c.mac(&e).as_deref(), Some("02:00:00:00:00:08"));
+        let mapped = c.mappings().unwrap();
+        assert_eq!(mapped.len(), 2);
+        assert_eq!(
+            (mapped[1].protocol, mapped[1].host_ip),
+            (Transport::Udp, Some("127.0.0.1".parse().unwrap()))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_has_its_code() {
+        for (more, code) in
+            [(r#","runtimeConfig":{"bandwidth":{"ingressRate":100}}"#, 2), (r#","subnets":["x"]"#, 6)]
+        {
+            assert_eq!(config(more).unwrap_err().code(), code, "{more}");
+        }
+        assert_eq!(Config::read(b"").unwrap_err().code(), 6);
+        assert_eq!(Config::read(br#"{"cniVersion":"0.2.0","name":"x"}"#).unwrap_err().code(), 1);
+        let c = config(
+            r#","runtimeConfig":{"portMappings":[{"hostPort":1,"containerPort":1,"protocol":"sctp"}]}"#,
+        );
+        assert_eq!(c.unwrap().mappings().unwrap_err().code(), 2);
+    }
+}
