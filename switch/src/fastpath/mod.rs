@@ -12,13 +12,19 @@
 //!         fast path; the stages decide anew
 //! ```
 //!
+//! So are connections between a container and the outside, once they are open and busy: the router says how it has translated a
+//! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]).
+//!
 //! Everything else, and everything for the stages of users, goes the ordinary way: the fast path is an optimisation that may be
 //! absent (no BPF, Linux before 6.6, `fast_path = false`), not another switch.
 
 mod attacher;
+pub mod carry;
+mod connections;
 pub mod epoch;
 pub mod offer;
 mod program;
+mod translate;
 
 use std::collections::HashMap;
 use std::io;
@@ -30,10 +36,15 @@ use nat::Time;
 use nix::time::{ClockId, clock_gettime};
 
 use self::attacher::Attacher;
+use self::carry::Carry;
+use self::connections::{Connections, MAX_DIRECTIONS};
 use self::epoch::Epoch;
 use self::offer::Flow;
+use crate::batch::{Batch, Source};
+use crate::engine::Shared;
 use crate::fdb::Fdb;
-use crate::snapshot::{Link, NetworkId, Port, PortCounters, Snapshot};
+use crate::router::nat_network;
+use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::sys::bpf::{LoadError, Map, MapKind, Program, ProgramKind};
 use crate::sys::netns::NetNs;
 use crate::sys::packet::PacketSocket;
@@ -76,30 +87,41 @@ struct Installed {
 pub struct FastPath {
     epoch: Arc<Epoch>,
     flows: Map,
+    handoff: Map,
     filter: Program,
     attacher: Attacher,
+    connections: Option<Connections>,
     /// Gaps up to this number are mended.
     mended: AtomicU32,
     installed: Mutex<HashMap<Key, Installed>>,
 }
 
 impl FastPath {
-    /// Loads the programs for ports in `netns`. None is in force yet.
+    /// Loads the programs for ports in `netns`, and for uplinks in `host`, of at most so many connections. None is in force yet.
     ///
     /// # Errors
     /// When the kernel refuses: it is too old, or `CAP_BPF` and `CAP_NET_ADMIN` are missing.
-    pub fn start(netns: &NetNs) -> Result<Self, FastPathError> {
+    pub fn start(netns: &NetNs, host: &NetNs, connections: u32) -> Result<Self, FastPathError> {
         let words = Words::create("swd_epoch")?;
         let handoff = Map::create(MapKind::PerCpuArray, "swd_handoff", 4, program::HANDOFF, 1)?;
         let flows = Map::create(MapKind::Hash, "swd_flows", program::KEY, program::VALUE, MAX_FLOWS)?;
-        let filter = program::filter(&flows, &handoff, words.map());
-        let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &program::ingress(&handoff))?;
+        let limit = connections.min(MAX_DIRECTIONS);
+        // One without the other is possible.
+        let connections = load_connections(&handoff, words.map(), host, limit)
+            .inspect_err(|e| tracing::warn!("the workers carry all connections to the outside: no fast path: {e}"))
+            .ok();
+        let filter =
+            program::filter(&flows, &handoff, words.map(), connections.as_ref().map(Connections::map));
+        let ingress = program::ingress(&handoff, translate::Side::Ports);
+        let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;
         Ok(Self {
             filter: Program::load(ProgramKind::SocketFilter, "swd_filter", &filter)?,
-            attacher: Attacher::start(ingress, netns.try_clone()?)?,
+            attacher: Attacher::start(vec![ingress], netns.try_clone()?)?,
             mended: AtomicU32::new(0),
             epoch: Arc::new(Epoch::shared(words)),
             flows,
+            handoff,
+            connections,
             installed: Mutex::default(),
         })
     }
@@ -117,8 +139,27 @@ impl FastPath {
         socket.set_program(&self.filter)
     }
 
-    /// Lets go of the interfaces that are no ports any more.
+    /// Lets an uplink's socket receive what a classic filter lets in, but for what the kernel forwards.
+    ///
+    /// # Errors
+    /// As `SO_ATTACH_BPF`; or the filter cannot be made part of another, and is in force as it is.
+    pub fn guard_uplink(&self, socket: &PacketSocket, filter: &[libc::sock_filter]) -> io::Result<()> {
+        let program = self.connections.as_ref().and_then(|connections| {
+            let program = translate::uplink_filter(filter, connections.map(), &self.handoff, self.epoch.words()?)?;
+            let program = Program::load(ProgramKind::SocketFilter, "swd_uplink", &program);
+            program.inspect_err(|e| tracing::error!("no fast path from the uplinks: {e}")).ok()
+        });
+        match program {
+            Some(program) => socket.set_program(&program),
+            None => socket.set_filter(filter),
+        }
+    }
+
+    /// Lets go of the interfaces that are no ports and no uplinks any more.
     pub fn follow(&self, snapshot: &Snapshot) {
+        if let Some(connections) = &self.connections {
+            connections.follow(snapshot);
+        }
         self.attacher.keep(|ifindex| snapshot.port_by_ifindex(ifindex).is_some_and(|p| p.veth_mtu.is_some()));
     }
 
@@ -127,6 +168,42 @@ impl FastPath {
         let gaps = self.epoch.gaps();
         if self.mended.swap(gaps, Ordering::Relaxed) != gaps {
             self.attacher.keep(|_| false);
+            if let Some(connections) = &self.connections {
+                connections.mend();
+            }
+        }
+    }
+
+    /// Hands a direction of a connection over that was decided about in `epoch`. As [`FastPath::install`].
+    ///
+    /// # Errors
+    /// When the table is full, an interface has no program (yet), or the kernel has not all that it takes.
+    pub fn carry(&self, carry: &Carry, epoch: u32, snapshot: &Snapshot, shared: &Shared) -> io::Result<bool> {
+        let connections = self.connections.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        connections.install(carry, epoch, snapshot, shared, &self.attacher)
+    }
+
+    /// Takes connections back that segments of the batch are about to open or to close: before the stages see them.
+    pub fn recall(&self, batch: &mut Batch, snapshot: &Snapshot, shared: &Shared) {
+        let Some(connections) = self.connections.as_ref().filter(|c| c.len() > 0) else { return };
+        for frame in 0..batch.len() {
+            let network = match batch.slot(frame).source {
+                Source::Uplink(_) => nat::NetworkId::OUTSIDE,
+                source => match source.port(snapshot) {
+                    Some(port) => nat_network(port.network),
+                    None => continue,
+                },
+            };
+            if let Some(tuple) = carry::opens_or_closes(&mut batch.frame(frame, PortId(u32::MAX)), network) {
+                connections.recall(&tuple, shared, self.epoch.current());
+            }
+        }
+    }
+
+    /// Counts what the kernel did for connections, and takes back what it should have no more.
+    pub fn collect_connections(&self, shared: &Shared) {
+        if let Some(connections) = &self.connections {
+            connections.collect(shared, self.epoch.current());
         }
     }
 
@@ -139,7 +216,7 @@ impl FastPath {
         let refused = || io::Error::from(io::ErrorKind::NotFound);
         let (from, to) = snapshot.port(flow.from).zip(snapshot.port(flow.to)).ok_or_else(refused)?;
         let (from_index, to_index) = ifindex(from).zip(ifindex(to)).ok_or_else(refused)?;
-        if !self.attacher.has(from_index) {
+        if !self.attacher.has(from_index, 0) {
             return Err(refused());
         }
         let mut key: Key = [0; program::KEY];
@@ -197,9 +274,9 @@ impl FastPath {
         frames
     }
 
-    /// Flows in the kernel, as far as known.
+    /// Flows in the kernel, as far as known; of a connection each direction is one.
     pub fn len(&self) -> usize {
-        self.installed().len()
+        self.installed().len() + self.connections.as_ref().map_or(0, Connections::len)
     }
 
     /// None.
@@ -226,6 +303,27 @@ impl Installed {
         self.to.tx.add(new, new_bytes);
         new
     }
+}
+
+/// What it takes for connections to the outside.
+fn load_connections(
+    handoff: &Map,
+    words: &Map,
+    host: &NetNs,
+    limit: u32,
+) -> Result<Connections, FastPathError> {
+    let map = Map::create(MapKind::Hash, "swd_connections", translate::KEY, translate::VALUE, limit.max(1))?;
+    let uplink = program::ingress(handoff, translate::Side::Uplinks);
+    let uplink = Program::load(ProgramKind::Ingress, "swd_uplink_in", &uplink)?;
+    let exit = Program::load(ProgramKind::Ingress, "swd_exit", &translate::exit(handoff))?;
+    // A filter of an uplink, to see that there can be one.
+    let take_all = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX }];
+    let filter = translate::uplink_filter(&take_all, &map, handoff, words).unwrap_or_default();
+    Program::load(ProgramKind::SocketFilter, "swd_uplink", &filter)?;
+    let mut programs = Vec::new();
+    programs.insert(connections::UPLINK, uplink);
+    programs.insert(connections::EXIT, exit);
+    Ok(Connections::new(map, Attacher::start(programs, host.try_clone()?)?, limit as usize))
 }
 
 fn ifindex(port: &Port) -> Option<u32> {

@@ -8,13 +8,14 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use nat::Time;
 use smoltcp::wire::{ArpPacket, ArpRepr, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv6Packet};
 
+use crate::fastpath::epoch::Epoch;
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV6, Frame};
 use crate::mac::Mac;
 use crate::snapshot::{NetworkId, PortId};
@@ -44,17 +45,25 @@ struct Table {
 
 /// The table. Only ARP and neighbor discovery take its lock, so one is enough.
 #[derive(Debug, Default)]
-pub struct Neighbors(Mutex<Table>);
+pub struct Neighbors {
+    table: Mutex<Table>,
+    epoch: Arc<Epoch>,
+}
 
 impl Neighbors {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Whole after every statement: a panic elsewhere leaves it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty one. The epoch ends with each address that changes hands.
+    pub fn with_epoch(epoch: Arc<Epoch>) -> Self {
+        Self { table: Mutex::default(), epoch }
     }
 
     /// A copy that goes its own way.
     pub fn fork(&self) -> Self {
-        Self(Mutex::new(self.table().clone()))
+        Self { table: Mutex::new(self.table().clone()), epoch: Arc::default() }
     }
 
     /// Notes that `address` is used by `mac` behind `port`.
@@ -64,7 +73,11 @@ impl Neighbors {
         let new = Neighbor { mac, port, seen: now };
         if let Some(known) = table.by_address.get_mut(&(network, address)) {
             if known.port == port {
+                let moved = known.mac != mac;
                 *known = new;
+                if moved {
+                    self.epoch.end();
+                }
                 return;
             }
             if now.since(known.seen) < LIFETIME
@@ -81,6 +94,7 @@ impl Neighbors {
         }
         if let Some(old) = table.by_address.insert((network, address), new) {
             table.count_down(old.port);
+            self.epoch.end();
         }
         *table.per_port.entry(port).or_default() += 1;
     }
