@@ -326,6 +326,10 @@ pub(super) fn look_up(
     a.load8(1, STACK, at::PROTOCOL);
     a.jump_if_equal(1, PROTOCOL_TCP, "tcp");
     a.jump_unless_equal(1, PROTOCOL_UDP, other);
+    // Read of TCP only, which the verifier does not know.
+    for word in [at::TCP, at::ACK, at::OFFSET] {
+        a.store_constant(word, 0);
+    }
     a.constant(1, 8);
     a.jump("sized");
     a.label("tcp");
