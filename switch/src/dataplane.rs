@@ -184,7 +184,10 @@ impl Dataplane {
     ) -> Result<(Self, mpsc::Receiver<DataEvent>), StartError> {
         let count = config.workers.max(1);
         let sockets = open_sockets(netns, count)?;
-        let fast = config.fast_path.then(|| start_fast_path((netns, host), config.nat.connections, &sockets)).flatten();
+        let fast = config
+            .fast_path
+            .then(|| start_fast_path((netns, host), config.nat.connections, &sockets))
+            .flatten();
         let epoch = fast.as_ref().map(|fast| Arc::clone(fast.epoch())).unwrap_or_default();
         let (shared, events) = Shared::with(config.fdb, config.nat.clone(), epoch);
         let mut workers = Vec::with_capacity(count);
@@ -292,7 +295,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// As `SO_ATTACH_FILTER`.
-    pub fn filter_uplink(&self, socket: &PacketSocket, filter: &[libc::sock_filter]) -> io::Result<()> {
+    pub fn filter_uplink(&self, socket: &Arc<PacketSocket>, filter: &[libc::sock_filter]) -> io::Result<()> {
         match &self.fast {
             Some(fast) => fast.guard_uplink(socket, filter),
             None => socket.set_filter(filter),

@@ -458,7 +458,9 @@ impl Engine {
         lock: &mut Lock<'_>,
     ) {
         let routed = self.pipeline.router.take_routed();
-        let (Some(offers), Some(routed), Some(state)) = (&mut self.offers, routed, lock.taken()) else { return };
+        let (Some(offers), Some(routed), Some(state)) = (&mut self.offers, routed, lock.taken()) else {
+            return;
+        };
         let to = match verdict {
             Verdict::Forward(port) => Ingress::Port(port),
             Verdict::Uplink(ifindex) => Ingress::Uplink(ifindex),

@@ -44,6 +44,16 @@ impl World {
     #[track_caller]
     fn without_swd<T>(&self, body: impl FnOnce() -> T) -> T {
         self.site.signal(Signal::SIGSTOP);
+        // Each thread stops when it comes to it.
+        wait_until("swd stands still", s(5), || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.site.pid())).expect("its threads");
+            let stat = |task: std::fs::DirEntry| {
+                std::fs::read_to_string(task.path().join("stat")).unwrap_or_default()
+            };
+            tasks
+                .flatten()
+                .all(|task| stat(task).rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        });
         let result = body();
         self.site.signal(Signal::SIGCONT);
         result
@@ -224,8 +234,11 @@ fn iperf3_runs_both_ways_by_the_kernel() {
     let w = World::new();
     for more in [&[][..], &["-R"], &["-u", "-b20M"], &["-u", "-b20M", "-R"]] {
         let mut server = w.wan.start(&["iperf3", "-s", "-1"], &w.site.file("iperf.log"));
-        wait_until("iperf3 listens", s(5), || !w.wan.run(&["ss", "-Hltn", "sport = :5201"]).stdout.is_empty());
-        let client = w.c1.ns.start(&[&["iperf3", "-c", WAN, "-t1"], more].concat(), &w.site.file("client.log"));
+        wait_until("iperf3 listens", s(5), || {
+            !w.wan.run(&["ss", "-Hltn", "sport = :5201"]).stdout.is_empty()
+        });
+        let client =
+            w.c1.ns.start(&[&["iperf3", "-c", WAN, "-t1"], more].concat(), &w.site.file("client.log"));
         wait_until("the kernel carries it", s(5), || w.flows() > 0);
         let mut client = client;
         assert_eq!(client.wait(s(20)), Some(0), "{}", client.log());
@@ -369,7 +382,8 @@ fn a_capture_sees_every_frame_and_switched_off_nothing_is_in_the_kernel() {
     w.hand_over(&ends);
     let file = w.site.file("capture.pcapng");
     let words = ["capture", "c1", "-w", file.to_str().expect("UTF-8"), "-c", "40"];
-    let mut capture = tests::process::Background::start(&mut w.site.swctl_command(&words), &w.site.file("capture.log"));
+    let mut capture =
+        tests::process::Background::start(&mut w.site.swctl_command(&words), &w.site.file("capture.log"));
     wait_until("the capture has all it wants", s(10), || {
         (0..5).for_each(|_| ends.0.talk(&ends.1));
         capture.wait(ms(0)).is_some()

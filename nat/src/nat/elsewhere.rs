@@ -121,7 +121,8 @@ mod tests {
     }
 
     fn established() -> (World, ConnectionId) {
-        let mut w = World { nat: Nat::new(Config::default()), now: Time::from_secs(1000), own: String::new() };
+        let mut w =
+            World { nat: Nat::new(Config::default()), now: Time::from_secs(1000), own: String::new() };
         let client = "10.0.0.1:1000";
         let id = w.out(tcp(client, SERVER, "S", 100, 0, b""));
         w.back(tcp(SERVER, &w.own.clone(), "SA", 500, 101, b""));

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::sys::bpf::{Link, Program};
 use crate::sys::netns::NetNs;
 
-#[derive(Debug)]
 enum Errand {
     Attach(u32, usize),
     Release(Vec<Link>),
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +53,7 @@ impl Attacher {
                         }
                     }
                     Errand::Release(links) => drop(links),
+                    Errand::Run(errand) => errand(),
                 }
             }
         })?;
@@ -68,6 +69,11 @@ impl Attacher {
             let _ = self.errands.send(Errand::Attach(ifindex, number));
         }
         has
+    }
+
+    /// Has the thread do something else that takes its time.
+    pub(super) fn run(&self, errand: impl FnOnce() + Send + 'static) {
+        let _ = self.errands.send(Errand::Run(Box::new(errand)));
     }
 
     /// Takes the programs from all other interfaces, soon.

@@ -114,7 +114,9 @@ pub(super) fn opens_or_closes(frame: &mut Frame<'_>, network: NetworkId) -> Opti
 #[cfg(test)]
 mod tests {
     use nat::packet::{Packet, tcp_flag};
-    use nat::{Checksum, Config, External, NetworkConfig, NetworkId, OwnerId, Party, Time, Timeouts, Verdict};
+    use nat::{
+        Checksum, Config, External, NetworkConfig, NetworkId, OwnerId, Party, Time, Timeouts, Verdict,
+    };
 
     use super::*;
     use crate::snapshot::PortId;
@@ -201,10 +203,10 @@ mod tests {
         assert_eq!((arrives.source, arrives.destination), (INSIDE_END, SERVER));
         assert_eq!((leaves.source, leaves.destination), ((OWN, w.port), SERVER));
         let back = w.back(tcp_flag::ACK, (501, 101)).expect("the other way, too");
-        assert_eq!(back.headers().map(|h| (h.source, h.destination)), [
-            (SERVER, (OWN, w.port)),
-            (SERVER, INSIDE_END)
-        ]);
+        assert_eq!(
+            back.headers().map(|h| (h.source, h.destination)),
+            [(SERVER, (OWN, w.port)), (SERVER, INSIDE_END)]
+        );
         assert_eq!(w.out(tcp_flag::ACK | tcp_flag::FIN, (101, 501)), None);
         assert_eq!(w.back(tcp_flag::ACK, (501, 102)), None);
     }

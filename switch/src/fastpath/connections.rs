@@ -16,17 +16,18 @@ use nat::{ConnectionId, Direction, LastSegment, Passed, Time, Tuple};
 use super::attacher::Attacher;
 use super::carry::Carry;
 use super::translate::{self, MAX_IFINDEX, Rewrite, Side, offset};
+use super::uplinks::Uplinks;
 use super::{IDLE, idle, ifindex, monotonic};
 use crate::engine::Shared;
 use crate::mac::Mac;
 use crate::router::resolve::Ingress;
 use crate::snapshot::{NetworkId, PortCounters, PortId, Snapshot};
-use crate::sys::bpf::Map;
+use crate::sys::bpf::{Map, Program};
 use crate::worker;
 
 /// Directions of connections in the kernel at a time, where there may be as many connections: about 4 MB there.
 pub(super) const MAX_DIRECTIONS: u32 = 16_384;
-/// What leaves is looked at by the stages so often at least: so the next hop is asked for its MAC again when it is due
+/// A connection is looked at by the stages so often at least: so its next hop is asked for its MAC again when it is due
 /// ([`crate::router::resolve::REACHABLE`]).
 const REVIEW: Duration = Duration::from_secs(30);
 /// Connections that are counted between two releases of the lock.
@@ -73,7 +74,8 @@ struct Table {
 /// The connections that the kernel carries.
 #[derive(Debug)]
 pub(super) struct Connections {
-    map: Map,
+    map: Arc<Map>,
+    pub(super) uplinks: Arc<Uplinks>,
     /// The programs of the host's interfaces, by [`UPLINK`] and [`EXIT`].
     host: Attacher,
     limit: usize,
@@ -82,12 +84,17 @@ pub(super) struct Connections {
 }
 
 /// Numbers of the programs in the host's namespace.
-pub(super) const UPLINK: usize = 0;
-pub(super) const EXIT: usize = 1;
+const UPLINK: usize = 0;
+const EXIT: usize = 1;
+
+/// Both in their order.
+pub(super) fn programs(uplink: Program, exit: Program) -> Vec<Program> {
+    vec![uplink, exit]
+}
 
 impl Connections {
-    pub(super) fn new(map: Map, host: Attacher, limit: usize) -> Self {
-        Self { map, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
+    pub(super) fn new(map: Arc<Map>, host: Attacher, uplinks: Arc<Uplinks>, limit: usize) -> Self {
+        Self { map, uplinks, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
     }
 
     pub(super) fn map(&self) -> &Map {
@@ -139,7 +146,10 @@ impl Connections {
         // All are asked, so that all get theirs.
         let attached = match outbound {
             true => [ports.has(inner, 0), self.host.has(outer, EXIT)],
-            false => [self.host.has(uplink.ifindex, UPLINK), ports.has(gate, 0)],
+            false => {
+                let filtered = self.uplinks.are_ready(&self.host);
+                [self.host.has(uplink.ifindex, UPLINK) & filtered, ports.has(gate, 0)]
+            }
         };
         let (side, at, via, then) = match outbound {
             true => (Side::Ports, inner, gate, uplink.ifindex),
@@ -152,7 +162,8 @@ impl Connections {
         let tcp = carry.is_tcp();
         let key = translate::key(side, at, carry.routed.arrived, arrives, tcp);
         let mtu = carry.routed.mtu;
-        let value = translate::value(&Rewrite { via, then, mtu, macs: carry.leaves, arrives, leaves, tcp }, epoch);
+        let value =
+            translate::value(&Rewrite { via, then, mtu, macs: carry.leaves, arrives, leaves, tcp }, epoch);
 
         let mut table = self.table();
         let (id, place) = (carry.routed.connection, place(carry.routed.direction));
@@ -169,7 +180,8 @@ impl Connections {
         for tuple in carry.tuples {
             table.by_tuple.insert(tuple, id);
         }
-        let known = table.known.entry(id).or_insert_with(|| Known { tuples: carry.tuples, directions: [None, None] });
+        let known =
+            table.known.entry(id).or_insert_with(|| Known { tuples: carry.tuples, directions: [None, None] });
         let (inside, outside) = (Arc::clone(&port.counters), Arc::clone(&uplink.counters));
         let (from, to) = if outbound { (inside, outside) } else { (outside, inside) };
         let clock = monotonic();
@@ -205,7 +217,7 @@ impl Connections {
             for id in some {
                 let Some(known) = table.known.get_mut(id) else { continue };
                 for direction in known.directions.iter_mut().flatten() {
-                    let review = direction.sender.is_some() && idle(direction.since, clock) >= REVIEW;
+                    let review = idle(direction.since, clock) >= REVIEW;
                     let old = direction.epoch != epoch || idle(direction.last, clock) >= IDLE;
                     direction.leaves |= review || old;
                 }

@@ -25,6 +25,7 @@ pub mod epoch;
 pub mod offer;
 mod program;
 mod translate;
+mod uplinks;
 
 use std::collections::HashMap;
 use std::io;
@@ -40,6 +41,7 @@ use self::carry::Carry;
 use self::connections::{Connections, MAX_DIRECTIONS};
 use self::epoch::Epoch;
 use self::offer::Flow;
+use self::uplinks::Uplinks;
 use crate::batch::{Batch, Source};
 use crate::engine::Shared;
 use crate::fdb::Fdb;
@@ -87,7 +89,6 @@ struct Installed {
 pub struct FastPath {
     epoch: Arc<Epoch>,
     flows: Map,
-    handoff: Map,
     filter: Program,
     attacher: Attacher,
     connections: Option<Connections>,
@@ -102,25 +103,27 @@ impl FastPath {
     /// # Errors
     /// When the kernel refuses: it is too old, or `CAP_BPF` and `CAP_NET_ADMIN` are missing.
     pub fn start(netns: &NetNs, host: &NetNs, connections: u32) -> Result<Self, FastPathError> {
-        let words = Words::create("swd_epoch")?;
+        let epoch = Arc::new(Epoch::shared(Words::create("swd_epoch")?));
+        let words = epoch.words().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let handoff = Map::create(MapKind::PerCpuArray, "swd_handoff", 4, program::HANDOFF, 1)?;
+        let handoff = Arc::new(handoff);
         let flows = Map::create(MapKind::Hash, "swd_flows", program::KEY, program::VALUE, MAX_FLOWS)?;
         let limit = connections.min(MAX_DIRECTIONS);
         // One without the other is possible.
-        let connections = load_connections(&handoff, words.map(), host, limit)
-            .inspect_err(|e| tracing::warn!("the workers carry all connections to the outside: no fast path: {e}"))
+        let connections = load_connections(&handoff, &epoch, host, limit)
+            .inspect_err(|e| {
+                tracing::warn!("the workers carry all connections to the outside: no fast path: {e}")
+            })
             .ok();
-        let filter =
-            program::filter(&flows, &handoff, words.map(), connections.as_ref().map(Connections::map));
+        let filter = program::filter(&flows, &handoff, words, connections.as_ref().map(Connections::map));
         let ingress = program::ingress(&handoff, translate::Side::Ports);
         let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;
         Ok(Self {
             filter: Program::load(ProgramKind::SocketFilter, "swd_filter", &filter)?,
             attacher: Attacher::start(vec![ingress], netns.try_clone()?)?,
             mended: AtomicU32::new(0),
-            epoch: Arc::new(Epoch::shared(words)),
+            epoch: Arc::clone(&epoch),
             flows,
-            handoff,
             connections,
             installed: Mutex::default(),
         })
@@ -142,15 +145,10 @@ impl FastPath {
     /// Lets an uplink's socket receive what a classic filter lets in, but for what the kernel forwards.
     ///
     /// # Errors
-    /// As `SO_ATTACH_BPF`; or the filter cannot be made part of another, and is in force as it is.
-    pub fn guard_uplink(&self, socket: &PacketSocket, filter: &[libc::sock_filter]) -> io::Result<()> {
-        let program = self.connections.as_ref().and_then(|connections| {
-            let program = translate::uplink_filter(filter, connections.map(), &self.handoff, self.epoch.words()?)?;
-            let program = Program::load(ProgramKind::SocketFilter, "swd_uplink", &program);
-            program.inspect_err(|e| tracing::error!("no fast path from the uplinks: {e}")).ok()
-        });
-        match program {
-            Some(program) => socket.set_program(&program),
+    /// As `SO_ATTACH_FILTER`.
+    pub fn guard_uplink(&self, socket: &Arc<PacketSocket>, filter: &[libc::sock_filter]) -> io::Result<()> {
+        match &self.connections {
+            Some(connections) => connections.uplinks.set(socket, filter),
             None => socket.set_filter(filter),
         }
     }
@@ -307,8 +305,8 @@ impl Installed {
 
 /// What it takes for connections to the outside.
 fn load_connections(
-    handoff: &Map,
-    words: &Map,
+    handoff: &Arc<Map>,
+    epoch: &Arc<Epoch>,
     host: &NetNs,
     limit: u32,
 ) -> Result<Connections, FastPathError> {
@@ -316,14 +314,10 @@ fn load_connections(
     let uplink = program::ingress(handoff, translate::Side::Uplinks);
     let uplink = Program::load(ProgramKind::Ingress, "swd_uplink_in", &uplink)?;
     let exit = Program::load(ProgramKind::Ingress, "swd_exit", &translate::exit(handoff))?;
-    // A filter of an uplink, to see that there can be one.
-    let take_all = [libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: u32::MAX }];
-    let filter = translate::uplink_filter(&take_all, &map, handoff, words).unwrap_or_default();
-    Program::load(ProgramKind::SocketFilter, "swd_uplink", &filter)?;
-    let mut programs = Vec::new();
-    programs.insert(connections::UPLINK, uplink);
-    programs.insert(connections::EXIT, exit);
-    Ok(Connections::new(map, Attacher::start(programs, host.try_clone()?)?, limit as usize))
+    let host = Attacher::start(connections::programs(uplink, exit), host.try_clone()?)?;
+    let (connections, handoff, epoch) = (Arc::new(map), Arc::clone(handoff), Arc::clone(epoch));
+    let maps = uplinks::Maps { connections: Arc::clone(&connections), handoff, epoch };
+    Ok(Connections::new(connections, host, Uplinks::new(maps), limit as usize))
 }
 
 fn ifindex(port: &Port) -> Option<u32> {

@@ -486,7 +486,8 @@ mod tests {
         assert_ne!(of(Side::Ports), of(Side::Uplinks));
         assert_eq!(of(Side::Ports)[4..16], [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
         assert_eq!(of(Side::Ports)[16..28], ARRIVES.bytes());
-        let rewrite = Rewrite { via: 3, then: 5, mtu: 1500, macs, arrives: ARRIVES, leaves: LEAVES, tcp: false };
+        let rewrite =
+            Rewrite { via: 3, then: 5, mtu: 1500, macs, arrives: ARRIVES, leaves: LEAVES, tcp: false };
         let value = value(&rewrite, 9);
         assert_eq!(value[0..8], [3_u32.to_ne_bytes(), 9_u32.to_ne_bytes()].concat());
         assert_eq!(value[56..64], [0x5d00_0005_u32.to_ne_bytes(), 40_u32.to_ne_bytes()].concat());

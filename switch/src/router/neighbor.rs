@@ -26,6 +26,10 @@ pub const MAX_PER_PORT: usize = 256;
 /// How long an address counts as in use after it was last seen.
 pub const LIFETIME: Duration = Duration::from_secs(300);
 
+/// Changes in a second that end the epoch. A container that changes its mind more often must not cost the others their fast path;
+/// what it has there is looked at again after a while.
+const MAX_CHANGES: u32 = 10;
+
 /// Who uses an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbor {
@@ -41,6 +45,8 @@ pub struct Neighbor {
 struct Table {
     by_address: HashMap<(NetworkId, IpAddr), Neighbor, RandomState>,
     per_port: HashMap<PortId, usize, RandomState>,
+    /// Since when changes are counted, and how many there were.
+    changes: (Time, u32),
 }
 
 /// The table. Only ARP and neighbor discovery take its lock, so one is enough.
@@ -76,7 +82,7 @@ impl Neighbors {
                 let moved = known.mac != mac;
                 *known = new;
                 if moved {
-                    self.epoch.end();
+                    self.changed(table, now);
                 }
                 return;
             }
@@ -94,9 +100,20 @@ impl Neighbors {
         }
         if let Some(old) = table.by_address.insert((network, address), new) {
             table.count_down(old.port);
-            self.epoch.end();
+            self.changed(table, now);
         }
         *table.per_port.entry(port).or_default() += 1;
+    }
+
+    /// An address has changed hands: what was decided for it holds no more.
+    fn changed(&self, table: &mut Table, now: Time) {
+        if now.since(table.changes.0) >= Duration::from_secs(1) {
+            table.changes = (now, 0);
+        }
+        table.changes.1 += 1;
+        if table.changes.1 <= MAX_CHANGES {
+            self.epoch.end();
+        }
     }
 
     /// Who uses an address, if it was seen lately.

@@ -46,8 +46,12 @@ pub fn append(
                 SKF_AD_VLAN_TAG_PRESENT => a.load32(A, CX, VLAN_PRESENT),
                 _ => return None,
             },
-            (libc::BPF_LD, _) if code & 0xe0 == libc::BPF_ABS => a.raw(u8::try_from(code).ok()?, 0, 0, constant),
-            (libc::BPF_LD, _) if code & 0xe0 == libc::BPF_IND => a.raw(u8::try_from(code).ok()?, 0, X, constant),
+            (libc::BPF_LD, _) if code & 0xe0 == libc::BPF_ABS => {
+                a.raw(u8::try_from(code).ok()?, 0, 0, constant)
+            }
+            (libc::BPF_LD, _) if code & 0xe0 == libc::BPF_IND => {
+                a.raw(u8::try_from(code).ok()?, 0, X, constant)
+            }
             (libc::BPF_LDX, _) if code == libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH => {
                 a.mov(KEPT, A);
                 a.raw(0x30, 0, 0, constant);
@@ -56,7 +60,9 @@ pub fn append(
                 a.mov(X, A);
                 a.mov(A, KEPT);
             }
-            (libc::BPF_ALU, _) if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K => a.raw(0x54, A, 0, constant),
+            (libc::BPF_ALU, _) if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K => {
+                a.raw(0x54, A, 0, constant)
+            }
             (libc::BPF_RET, _) => a.jump(if k == 0 { refused } else { taken }),
             (libc::BPF_JMP, _) if code & 0xf0 == libc::BPF_JA => {
                 jumps.push((a.here(), at + 1 + usize::try_from(k).ok()?));
