@@ -48,8 +48,8 @@ impl Nat {
         config.timeouts.of(connection.tuple(Direction::Original), connection.state)
     }
 
-    /// Takes note of what passed elsewhere, in one direction or both. False if there is no such connection any more: nothing
-    /// more of it may pass. A direction without new packets may be given again, for what its last one said.
+    /// Takes note of what passed elsewhere, in one direction or both. False if nothing more of it may pass: it has
+    /// ended, or closes. A direction without new packets may be given again, for what its last one said.
     pub fn passed_elsewhere(&mut self, now: Time, id: ConnectionId, passed: &[Passed]) -> bool {
         let Some(connection) = self.table.get_mut(id) else { return false };
         let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
@@ -73,7 +73,7 @@ impl Nat {
                 self.table.set_deadline(id, deadline);
             }
         }
-        self.table.is_live(now, id)
+        self.table.is_live(now, id) && self.table.get(id).is_some_and(Self::may_pass_elsewhere)
     }
 }
 

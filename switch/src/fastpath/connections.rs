@@ -167,10 +167,15 @@ impl Connections {
 
         let mut table = self.table();
         let (id, place) = (carry.routed.connection, place(carry.routed.direction));
-        // What was there of it is counted first.
+        // What was there of it is counted first, and what is left of an earlier connection with its tuple.
         if let Some(old) = table.known.get_mut(&id).and_then(|known| known.directions[place].as_mut()) {
             old.leaves = true;
             self.account(&mut table, &[id], shared, epoch);
+        }
+        for tuple in carry.tuples {
+            if let Some(other) = table.by_tuple.get(&tuple).copied().filter(|other| *other != id) {
+                self.take_back(&mut table, other, shared, epoch);
+            }
         }
         if self.len() >= self.limit {
             return Err(io::ErrorKind::StorageFull.into());
@@ -231,10 +236,14 @@ impl Connections {
     pub(super) fn recall(&self, tuple: &Tuple, shared: &Shared, epoch: u32) {
         let mut table = self.table();
         let Some(id) = table.by_tuple.get(tuple).copied() else { return };
+        self.take_back(&mut table, id, shared, epoch);
+    }
+
+    fn take_back(&self, table: &mut Table, id: ConnectionId, shared: &Shared, epoch: u32) {
         if let Some(known) = table.known.get_mut(&id) {
             known.directions.iter_mut().flatten().for_each(|direction| direction.leaves = true);
         }
-        self.account(&mut table, &[id], shared, epoch);
+        self.account(table, &[id], shared, epoch);
     }
 
     /// Reads the counters of some connections, tells the router of them, and takes back what leaves, or has ended.

@@ -110,11 +110,11 @@ impl FastPath {
         let flows = Map::create(MapKind::Hash, "swd_flows", program::KEY, program::VALUE, MAX_FLOWS)?;
         let limit = connections.min(MAX_DIRECTIONS);
         // One without the other is possible.
-        let connections = load_connections(&handoff, &epoch, host, limit)
-            .inspect_err(|e| {
-                tracing::warn!("the workers carry all connections to the outside: no fast path: {e}")
-            })
-            .ok();
+        let connections = load_connections(&handoff, &epoch, host, limit);
+        if let Err(e) = &connections {
+            tracing::warn!("the workers carry all connections to the outside: no fast path: {e}");
+        }
+        let connections = connections.ok();
         let filter = program::filter(&flows, &handoff, words, connections.as_ref().map(Connections::map));
         let ingress = program::ingress(&handoff, translate::Side::Ports);
         let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;

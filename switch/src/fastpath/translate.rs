@@ -30,7 +30,7 @@ pub(super) const KEY: usize = 32;
 /// Bytes of a value: see [`value`].
 pub(super) const VALUE: usize = offset::REWRITE as usize + REWRITE;
 /// Bytes that say what to make of a frame, the last of a value: see [`rewrite`].
-pub(super) const REWRITE: usize = 48;
+pub(super) const REWRITE: usize = 6 * 8;
 
 /// Marks of frames on their second hop: this, and the interface's index in the lower 24 bits.
 const TAG: i32 = 0x5d00_0000;
@@ -398,7 +398,7 @@ pub(super) fn look_up(
     a.network16(1);
     a.store32(FLOW, 1, offset::WINDOW);
     a.label("note");
-    for word in (0..REWRITE as i16).step_by(8) {
+    for word in [0, 8, 16, 24, 32, 40] {
         a.load64(1, FLOW, offset::REWRITE + word);
         a.store64(NOTE, 1, note::REWRITE + word);
     }

@@ -47,10 +47,10 @@ pub fn append(
                 _ => return None,
             },
             (libc::BPF_LD, _) if code & 0xe0 == libc::BPF_ABS => {
-                a.raw(u8::try_from(code).ok()?, 0, 0, constant)
+                a.raw(u8::try_from(code).ok()?, 0, 0, constant);
             }
             (libc::BPF_LD, _) if code & 0xe0 == libc::BPF_IND => {
-                a.raw(u8::try_from(code).ok()?, 0, X, constant)
+                a.raw(u8::try_from(code).ok()?, 0, X, constant);
             }
             (libc::BPF_LDX, _) if code == libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH => {
                 a.mov(KEPT, A);
@@ -61,7 +61,7 @@ pub fn append(
                 a.mov(A, KEPT);
             }
             (libc::BPF_ALU, _) if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K => {
-                a.raw(0x54, A, 0, constant)
+                a.raw(0x54, A, 0, constant);
             }
             (libc::BPF_RET, _) => a.jump(if k == 0 { refused } else { taken }),
             (libc::BPF_JMP, _) if code & 0xf0 == libc::BPF_JA => {
