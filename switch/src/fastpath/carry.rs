@@ -11,8 +11,9 @@ use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, Frame, Offload};
 use crate::mac::Mac;
 use crate::router::resolve::Ingress;
 
-/// A connection is offered once so many of its packets were translated: fewer are cheaper to forward than to hand over.
-const PACKETS: u64 = 8;
+/// A connection is offered once so many of its packets were translated. One that only asks for a page has fewer, and would be taken
+/// back before it were of use.
+const PACKETS: u64 = 20;
 /// One that may end sooner without packets is not: what the kernel has seen of it is told once a second, which may be late.
 const LEAST_LIFETIME: Duration = Duration::from_secs(5);
 
@@ -194,10 +195,10 @@ mod tests {
     fn an_established_busy_connection_is_offered_both_ways_until_it_closes() {
         let mut w = World::new(Timeouts::default());
         assert_eq!(w.open(), [None; 3]);
-        for _ in 0..4 {
+        for _ in 3..PACKETS - 1 {
             assert_eq!(w.out(tcp_flag::ACK, (101, 501)), None);
         }
-        let out = w.out(tcp_flag::ACK, (101, 501)).expect("the eighth packet");
+        let out = w.out(tcp_flag::ACK, (101, 501)).expect("busy by now");
         assert!(out.is_tcp());
         let [arrives, leaves] = out.headers();
         assert_eq!((arrives.source, arrives.destination), (INSIDE_END, SERVER));
@@ -216,7 +217,7 @@ mod tests {
         let tcp_established = Duration::from_secs(4);
         let mut w = World::new(Timeouts { tcp_established, ..Timeouts::default() });
         w.open();
-        for _ in 0..20 {
+        for _ in 0..2 * PACKETS {
             assert_eq!(w.out(tcp_flag::ACK, (101, 501)), None);
         }
     }
