@@ -309,18 +309,57 @@ fn a_reset_is_seen() {
     wait_until("the kernel has nothing of it", s(5), || w.flows() == 0);
 }
 
-/// How many programs are in force at the ingress of an interface of the host (`BPF_PROG_QUERY`).
-fn programs(site: &Site, ifname: &str) -> u64 {
-    let query = "import ctypes, socket, struct, sys\n\
-        attributes = ctypes.create_string_buffer(struct.pack('=IIIIQIIQQQQ', socket.if_nametoindex(sys.argv[1]), 46, \
-        0, 0, 0, 0, 0, 0, 0, 0, 0))\n\
-        libc = ctypes.CDLL(None, use_errno=True)\n\
-        number = {'x86_64': 321, 'aarch64': 280}[__import__('platform').machine()]\n\
-        done = libc.syscall(number, 16, attributes, len(attributes) - 1)\n\
-        assert done == 0, ctypes.get_errno()\n\
-        print(struct.unpack_from('=I', attributes.raw, 24)[0])";
-    let run = site.host.run(&[python().to_str().expect("UTF-8"), "-c", query, ifname]).ok();
+/// Asks `bpf(2)` how many programs are in force at the ingress of an interface (`BPF_PROG_QUERY`); with one more argument takes them
+/// away (`BPF_LINK_DETACH`).
+const PROGRAMS: &str = "
+import ctypes, platform, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = {'x86_64': 321, 'aarch64': 280}[platform.machine()]
+def bpf(command, form, *values):
+    attributes = ctypes.create_string_buffer(struct.pack(form, *values))
+    done = libc.syscall(number, command, attributes, len(attributes) - 1)
+    assert done >= 0, ctypes.get_errno()
+    return done, attributes.raw
+ids, links = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
+at = [ctypes.addressof(array) for array in (ids, links)]
+_, answer = bpf(16, '=IIIIQIIQQQQ', socket.if_nametoindex(sys.argv[1]), 46, 0, 0, at[0], 8, 0, 0, at[1], 0, 0)
+count = struct.unpack_from('=I', answer, 24)[0]
+for link in links[:count] if len(sys.argv) > 2 else []:
+    fd, _ = bpf(30, '=III', link, 0, 0)
+    bpf(34, '=I', fd)
+print(count)
+";
+
+/// How many programs are in force at the ingress of an interface of the host; with `detach`, were.
+#[track_caller]
+fn programs(site: &Site, ifname: &str, detach: bool) -> u64 {
+    let python = python().to_str().expect("UTF-8").to_owned();
+    let words = [&python, "-c", PROGRAMS, ifname, "detach"];
+    let run = site.host.run(if detach { &words } else { &words[..4] }).ok();
     run.stdout.trim().parse().expect("a number")
+}
+
+#[test]
+fn a_lost_program_is_noticed_and_nothing_leaks() {
+    let w = World::new();
+    // What comes out at the host's end without its program is not forwarded even so.
+    w.site.host.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]).ok();
+    let ends = w.datagrams();
+    for ifname in ["sw0", "eth0"] {
+        w.hand_over(&ends);
+        assert_eq!(programs(&w.site, ifname, true), 1);
+        let passes = |from: &UdpSocket, to: &UdpSocket| {
+            to.set_read_timeout(Some(ms(200))).expect("timeout");
+            from.send(b"word").is_ok() && to.recv(&mut [0; 100]).is_ok()
+        };
+        wait_until("it goes on", s(10), || passes(&ends.0, &ends.1) && passes(&ends.1, &ends.0));
+        wait_until("the program is back", s(10), || {
+            passes(&ends.0, &ends.1);
+            passes(&ends.1, &ends.0);
+            programs(&w.site, ifname, false) == 1
+        });
+    }
+    w.hand_over(&ends);
 }
 
 #[test]
@@ -328,10 +367,10 @@ fn a_killed_swd_leaves_no_program_behind() {
     let mut w = World::new();
     let ends = w.datagrams();
     w.hand_over(&ends);
-    assert_eq!([programs(&w.site, "eth0"), programs(&w.site, "sw0")], [1, 1]);
+    assert_eq!(["eth0", "sw0"].map(|ifname| programs(&w.site, ifname, false)), [1, 1]);
     w.site.kill();
     wait_until("the programs are gone", s(5), || {
-        [programs(&w.site, "eth0"), programs(&w.site, "sw0")] == [0, 0]
+        ["eth0", "sw0"].map(|ifname| programs(&w.site, ifname, false)) == [0, 0]
     });
     ends.1.set_read_timeout(Some(ms(300))).expect("timeout");
     ends.0.send(b"late").expect("send");
@@ -395,5 +434,5 @@ fn a_capture_sees_every_frame_and_switched_off_nothing_is_in_the_kernel() {
     let ends = w.datagrams();
     (0..50).for_each(|_| ends.0.talk(&ends.1));
     assert_eq!(w.flows(), 0);
-    assert_eq!(programs(&w.site, "eth0"), 0);
+    assert_eq!(programs(&w.site, "eth0", false), 0);
 }
