@@ -267,6 +267,7 @@ fn what_ends_a_connection_ends_it_in_the_kernel_at_once() {
     assert!(!w.arrives(&ends)[0], "the old way");
     w.site.host.ip(&["route", "del", "172.16.0.1/32"]);
     drop(ends);
+    wait_until("the way is open again", s(5), || w.c1.ns.pings(WAN));
 
     // A container that leaves.
     let ends = w.datagrams_from(4002);
@@ -345,21 +346,21 @@ fn a_lost_program_is_noticed_and_nothing_leaks() {
     // What comes out at the host's end without its program is not forwarded even so.
     w.site.host.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]).ok();
     let ends = w.datagrams();
-    for ifname in ["sw0", "eth0"] {
-        w.hand_over(&ends);
-        assert_eq!(programs(&w.site, ifname, true), 1);
-        let passes = |from: &UdpSocket, to: &UdpSocket| {
-            to.set_read_timeout(Some(ms(200))).expect("timeout");
-            from.send(b"word").is_ok() && to.recv(&mut [0; 100]).is_ok()
-        };
-        wait_until("it goes on", s(10), || passes(&ends.0, &ends.1) && passes(&ends.1, &ends.0));
-        wait_until("the program is back", s(10), || {
-            passes(&ends.0, &ends.1);
-            passes(&ends.1, &ends.0);
-            programs(&w.site, ifname, false) == 1
+    let passes = |from: &UdpSocket, to: &UdpSocket| {
+        to.set_read_timeout(Some(ms(200))).expect("timeout");
+        from.send(b"word").is_ok() && to.recv(&mut [0; 100]).is_ok()
+    };
+    let whole = || {
+        wait_until("the kernel carries it, with all programs", s(20), || {
+            let pass = (0..5).all(|_| passes(&ends.0, &ends.1) & passes(&ends.1, &ends.0));
+            pass && w.flows() == 2 && ["eth0", "sw0"].iter().all(|i| programs(&w.site, i, false) == 1)
         });
+    };
+    for ifname in ["sw0", "eth0"] {
+        whole();
+        wait_until("a program is taken away", s(5), || programs(&w.site, ifname, true) == 1);
     }
-    w.hand_over(&ends);
+    whole();
 }
 
 #[test]

@@ -76,15 +76,23 @@ impl Attacher {
         let _ = self.errands.send(Errand::Run(Box::new(errand)));
     }
 
-    /// Takes the programs from all other interfaces, soon.
-    pub(super) fn keep(&self, wanted: impl Fn(u32) -> bool) {
+    /// Forgets all other interfaces, which are to be asked for anew. Their programs are in force until [`Attacher::release`].
+    pub(super) fn forget(&self, wanted: impl Fn(u32) -> bool) -> Vec<Link> {
         let mut attached = lock(&self.attached);
         attached.asked.retain(|ifindex| wanted(*ifindex));
-        let gone: Vec<_> =
-            attached.links.extract_if(|ifindex, _| !wanted(*ifindex)).map(|(_, (_, link))| link).collect();
-        if !gone.is_empty() {
-            let _ = self.errands.send(Errand::Release(gone));
+        attached.links.extract_if(|ifindex, _| !wanted(*ifindex)).map(|(_, (_, link))| link).collect()
+    }
+
+    /// Takes programs away, soon.
+    pub(super) fn release(&self, links: Vec<Link>) {
+        if !links.is_empty() {
+            let _ = self.errands.send(Errand::Release(links));
         }
+    }
+
+    /// Takes the programs from all other interfaces, soon.
+    pub(super) fn keep(&self, wanted: impl Fn(u32) -> bool) {
+        self.release(self.forget(wanted));
     }
 }
 

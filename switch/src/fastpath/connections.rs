@@ -112,9 +112,9 @@ impl Connections {
         self.host.keep(ours);
     }
 
-    /// Attaches all programs anew.
-    pub(super) fn mend(&self) {
-        self.host.keep(|_| false);
+    /// The programs of the host's interfaces.
+    pub(super) fn host(&self) -> &Attacher {
+        &self.host
     }
 
     /// Hands a direction over that was decided about in `epoch`. Tells whether it is the first of all.

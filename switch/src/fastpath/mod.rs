@@ -164,12 +164,22 @@ impl FastPath {
     /// An interface that went away and came back unnoticed has lost its program: all get theirs anew.
     pub fn mend(&self) {
         let gaps = self.epoch.gaps();
-        if self.mended.swap(gaps, Ordering::Relaxed) != gaps {
-            self.attacher.keep(|_| false);
-            if let Some(connections) = &self.connections {
-                connections.mend();
-            }
+        if self.mended.load(Ordering::Relaxed) == gaps {
+            return;
         }
+        let attachers = [Some(&self.attacher), self.connections.as_ref().map(Connections::host)];
+        let forgotten = attachers.map(|attacher| attacher.map(|a| (a, a.forget(|_| false))));
+        // First nothing may need them any more.
+        self.epoch.end();
+        for (attacher, links) in forgotten.into_iter().flatten() {
+            attacher.release(links);
+        }
+        self.mended.store(gaps, Ordering::Relaxed);
+    }
+
+    /// Whether a program is missing somewhere, as far as known: nothing more is handed over then.
+    fn has_gap(&self) -> bool {
+        self.mended.load(Ordering::Relaxed) != self.epoch.gaps()
     }
 
     /// Hands a direction of a connection over that was decided about in `epoch`. As [`FastPath::install`].
@@ -177,7 +187,8 @@ impl FastPath {
     /// # Errors
     /// When the table is full, an interface has no program (yet), or the kernel has not all that it takes.
     pub fn carry(&self, carry: &Carry, epoch: u32, snapshot: &Snapshot, shared: &Shared) -> io::Result<bool> {
-        let connections = self.connections.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let connections = self.connections.as_ref().filter(|_| !self.has_gap());
+        let connections = connections.ok_or(io::ErrorKind::Unsupported)?;
         connections.install(carry, epoch, snapshot, shared, &self.attacher)
     }
 
@@ -214,7 +225,7 @@ impl FastPath {
         let refused = || io::Error::from(io::ErrorKind::NotFound);
         let (from, to) = snapshot.port(flow.from).zip(snapshot.port(flow.to)).ok_or_else(refused)?;
         let (from_index, to_index) = ifindex(from).zip(ifindex(to)).ok_or_else(refused)?;
-        if !self.attacher.has(from_index, 0) {
+        if self.has_gap() || !self.attacher.has(from_index, 0) {
             return Err(refused());
         }
         let mut key: Key = [0; program::KEY];
