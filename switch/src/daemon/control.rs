@@ -54,6 +54,8 @@ pub struct Daemon {
     pub(super) events: Events,
     /// Captures that run.
     pub(super) captures: Vec<Arc<Capture>>,
+    /// Connections of the daemon before this one.
+    pub(super) restored: ctl::api::Restored,
 }
 
 /// What a request failed of.
@@ -115,6 +117,7 @@ impl Daemon {
                     tracing::error!("TAP port {name} ends with this swd: {e}");
                 }
             }
+            self.leave_guards_again();
         }
         self.keeper.watch().ok()
     }

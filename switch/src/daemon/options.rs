@@ -31,6 +31,9 @@ pub struct Options {
     /// How the host is kept from answering for swd's ports [default: auto, or what the configuration says].
     #[arg(long, value_name = "auto|bpf|sockets")]
     pub guards: Option<Guards>,
+    /// Take over from the instance of this name that runs: its connections, and those of its relay, go on.
+    #[arg(long)]
+    pub replace: bool,
     #[command(subcommand)]
     pub(super) internal: Option<Internal>,
 }

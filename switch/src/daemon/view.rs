@@ -45,6 +45,8 @@ impl Daemon {
             }),
             fast_path: self.dataplane.has_fast_path(),
             fast_flows: flows as u64,
+            restored: self.restored.clone(),
+            unjournalled: self.unjournalled(),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod fds;
 pub mod filter;
 pub mod heap;
+pub mod mapped;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;

@@ -74,7 +74,7 @@ impl Access {
     }
 
     fn allows(self, peer: &UCred) -> bool {
-        if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
+        if is_own(peer) {
             return true;
         }
         let Some(group) = self.group else { return false };
@@ -95,12 +95,15 @@ impl Access {
 pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Result<(), ServerError> {
     let listener =
         listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
-    let router = super::router(daemon);
+    let router = super::router(Arc::clone(&daemon));
+    // Whoever may start a daemon may replace one.
+    let own = router.clone().merge(super::handover::routes(daemon));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     tokio::spawn(async move {
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    let router = if stream.peer_cred().is_ok_and(|peer| is_own(&peer)) { &own } else { &router };
                     let router = router.clone();
                     tokio::spawn(async move {
                         converse(stream, router, access).await;
@@ -116,6 +119,11 @@ pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Re
         }
     });
     Ok(())
+}
+
+/// Root, or the daemon's own user.
+fn is_own(peer: &UCred) -> bool {
+    peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw()
 }
 
 fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
