@@ -173,6 +173,19 @@ impl Site {
         });
     }
 
+    /// `swd --replace`: waits until the new one is ready and the old one has ended. Gives the old one's exit code.
+    ///
+    /// # Panics
+    /// When either does not happen.
+    #[track_caller]
+    pub fn replace(&mut self) -> i32 {
+        let mut old = self.swd.take().expect("swd runs");
+        self.arguments.push("--replace".to_owned());
+        self.start();
+        self.arguments.pop();
+        old.wait(s(5)).unwrap_or_else(|| panic!("the old swd does not end:\n{}", old.log()))
+    }
+
     /// Starts swd and does not wait.
     #[track_caller]
     pub fn spawn(&mut self) {

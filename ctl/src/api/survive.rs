@@ -21,6 +21,8 @@ pub struct Restored {
 pub struct HandoverSpec {
     /// The protocol that the new one speaks: [`HANDOVER`].
     pub protocol: u32,
+    /// Its process: if that ends without a word, the running one goes on.
+    pub pid: u32,
 }
 
 /// The answer to it: the running daemon changes nothing any more, and forwards until it is told to end.

@@ -8,7 +8,8 @@ use crate::api::{HANDOVER, Handover, HandoverSpec};
 impl Client {
     /// `POST /v1/handover`: stand still and be ready to end.
     pub async fn handover_begin(&self) -> Result<Handover, ClientError> {
-        self.post("/v1/handover", &HandoverSpec { protocol: HANDOVER }).await
+        let pid = std::process::id();
+        self.post("/v1/handover", &HandoverSpec { protocol: HANDOVER, pid }).await
     }
 
     /// `POST /v1/handover/end`: leave everything and end.

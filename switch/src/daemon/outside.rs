@@ -106,7 +106,7 @@ impl Outside {
             refused: BTreeMap::new(),
             intruders: Vec::new(),
             seen: Vec::new(),
-            limits: GuardLimits { mechanism, ..GuardLimits::default() },
+            limits: GuardLimits { mechanism, predecessor: passage.predecessor, ..GuardLimits::default() },
             guards: None,
             relay: None,
             passage,

@@ -24,18 +24,21 @@ pub(super) struct Passage {
     kept: Option<Kept>,
     /// Takes the place of that.
     nothing: Kept,
+    /// The process that hands over to this one, if it runs still.
+    pub(super) predecessor: Option<u32>,
     /// What the relay is to serve, as soon as it is started.
     pub(super) sockets: Option<RelaySockets>,
 }
 
 impl Passage {
     /// What the keeper has.
-    pub(super) fn new(socket: PathBuf, keeper: &Keeper) -> Self {
+    pub(super) fn new(socket: PathBuf, keeper: &Keeper, predecessor: Option<u32>) -> Self {
         let kept = keeper.kept().unwrap_or_else(|e| {
             tracing::warn!("the keeper does not tell what the daemon before this one left: {e}");
             Kept::new()
         });
-        Self { safe: Arc::new(Safe::new(socket)), kept: Some(kept), nothing: Kept::new(), sockets: None }
+        let safe = Arc::new(Safe::new(socket));
+        Self { safe, kept: Some(kept), nothing: Kept::new(), predecessor, sockets: None }
     }
 
     /// Where guards leave what outlives the daemon, and what was left there.

@@ -239,7 +239,11 @@ async fn serve(
             wanted,
             config.nat.pool.ports(),
             mechanism,
-            Passage::new(namespace::keeper_socket(&options.name, folder), &place.keeper),
+            Passage::new(
+                namespace::keeper_socket(&options.name, folder),
+                &place.keeper,
+                predecessor.map(|p| p.told.pid),
+            ),
         ),
         nat: config.nat.clone(),
         started: Timestamp::now(),

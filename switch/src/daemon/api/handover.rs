@@ -4,6 +4,7 @@
 //! ever. *End*: the workers stop, everything is left for the new one, this process ends. If the second step does not come in
 //! [`STILL`], or is called off, all goes on as if nothing had been.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ const STILL: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last answer may take to leave before the process ends.
 const FAREWELL: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether the new daemon is still there.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Who is told when everything is left behind.
 type Done = oneshot::Sender<()>;
@@ -64,9 +68,12 @@ pub(super) async fn begin(State(successor): State<Successor>, request: Request) 
     }
     let guard = timeout(PATIENCE, Arc::clone(&successor.daemon).lock_owned()).await;
     let guard = guard.map_err(|_| conflict("a change, or another swd --replace, is under way".to_owned()))?;
+    if !is_alive(spec.pid) {
+        return Err(conflict("who asked for it has ended".to_owned()));
+    }
     let (stand, told) = oneshot::channel();
     *successor.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(stand);
-    tokio::spawn(stand_still(guard, told));
+    tokio::spawn(stand_still(guard, told, spec.pid));
     Ok(Json(Handover { pid: std::process::id(), version: version.to_owned() }))
 }
 
@@ -86,18 +93,33 @@ pub(super) async fn end(State(successor): State<Successor>) -> Result<StatusCode
     Ok(StatusCode::NO_CONTENT)
 }
 
+fn is_alive(process: u32) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
+}
+
 /// Holds the daemon until it is told to end, or not to.
-async fn stand_still(mut daemon: OwnedMutexGuard<Daemon>, told: oneshot::Receiver<Done>) {
+async fn stand_still(mut daemon: OwnedMutexGuard<Daemon>, told: oneshot::Receiver<Done>, successor: u32) {
     tracing::info!("another swd prepares to take over");
+    let ended = async {
+        while is_alive(successor) {
+            sleep(LOOK).await;
+        }
+    };
+    let told = async {
+        tokio::select! {
+            told = told => told.ok(),
+            () = ended => None,
+        }
+    };
     match timeout(STILL, told).await {
-        Ok(Ok(done)) => {
+        Ok(Some(done)) => {
             daemon.leave();
             let _ = done.send(());
             sleep(FAREWELL).await;
             // Nothing more is to be done, or undone, by anybody here: it is the new one's.
             std::process::exit(0);
         }
-        Ok(Err(_)) => tracing::warn!("the other swd has called it off; this one goes on"),
+        Ok(None) => tracing::warn!("the other swd has called it off, or ended; this one goes on"),
         Err(_) => {
             tracing::warn!("the other swd did not take over in {} s; this one goes on", STILL.as_secs());
         }

@@ -113,11 +113,13 @@ pub struct GuardLimits {
     pub doors: usize,
     /// Without BPF: ports that can be guarded in all. Each takes a socket per family.
     pub ports: usize,
+    /// A process whose sockets are in nobody's way: it hands over to this one.
+    pub predecessor: Option<u32>,
 }
 
 impl Default for GuardLimits {
     fn default() -> Self {
-        Self { mechanism: None, doors: 1024, ports: 4096 }
+        Self { mechanism: None, doors: 1024, ports: 4096, predecessor: None }
     }
 }
 
@@ -475,7 +477,8 @@ impl Guards {
     fn first_taken(&self, claim: &Claim, which: Which) -> io::Result<Option<Taken>> {
         let mut first = None;
         for _ in 0..LOOKS {
-            first = name(claim.protocol, self.in_use(claim, which)?).into_iter().next();
+            let in_the_way = |taken: &Taken| taken.pid.is_none() || taken.pid != self.limits.predecessor;
+            first = name(claim.protocol, self.in_use(claim, which)?).into_iter().find(in_the_way);
             match &first {
                 Some(Taken { pid: None, .. }) => std::thread::sleep(LOOK_AGAIN),
                 _ => break,
