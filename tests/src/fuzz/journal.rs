@@ -69,7 +69,7 @@ fn base() -> &'static [u8] {
             send(&mut nat, 1 + n % 2, 1000 + u16::from(n), [198, 51, 100, 7], 9);
         }
         for n in 0..6 {
-            send(&mut nat, 1, 2000 + u16::from(n), EXTERNAL, 5000 + u16::from(n));
+            send(&mut nat, 1, 2000 + n, EXTERNAL, 5000 + n);
         }
         while let Some((place, record)) = nat.next_change() {
             let record = record.expect("nothing has ended");
