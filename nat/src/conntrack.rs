@@ -117,8 +117,8 @@ pub struct Connection {
     counters: [Counters; 2],
     created: Time,
     pub(crate) deadline: Time,
-    /// The deadline as it was written down last.
-    recorded: Time,
+    /// The deadline as it was written down last, in whole seconds.
+    recorded: u32,
     pub(crate) ends: tcp::Ends,
     owners: [OwnerId; 2],
     rule: Option<RuleId>,
@@ -148,7 +148,7 @@ impl Connection {
             counters: [Counters { packets: 0, bytes: 0 }; 2],
             created: now,
             deadline: now,
-            recorded: now,
+            recorded: 0,
             ends: tcp::Ends::NEW,
             owners,
             rule,
@@ -217,12 +217,13 @@ impl Connection {
 
     /// True if what was written down of the deadline is too old: by an eighth of the connection's lifetime.
     pub(crate) fn is_stale(&self, lifetime: Duration) -> bool {
-        self.deadline.since(self.recorded) > lifetime / FRESH
+        self.deadline.since(Time::from_secs(self.recorded.into())) > lifetime / FRESH
     }
 
     /// Notes that it is written down as it is now.
-    pub(crate) const fn note_recorded(&mut self) {
-        self.recorded = self.deadline;
+    pub(crate) fn note_recorded(&mut self) {
+        // Boot time: 136 years.
+        self.recorded = u32::try_from(self.deadline.as_secs()).unwrap_or(u32::MAX);
     }
 
     /// Counts a packet of `bytes` bytes.

@@ -277,10 +277,8 @@ fn a_closing_connection_closes_and_a_burst_costs_no_tokens() {
     lab.inbound(&tcp(&server, &outside, "SA", 90, 8, b"")).unwrap();
     lab.outbound(&tcp(&inside, &server, "A", 8, 91, b"")).unwrap();
     lab.outbound(&tcp(&inside, &server, "FA", 8, 91, b"")).unwrap();
-    let config = Config {
-        owner: nat::OwnerLimits { connections: 10, new_per_second: 1 },
-        ..Config::default()
-    };
+    let config =
+        Config { owner: nat::OwnerLimits { connections: 10, new_per_second: 1 }, ..Config::default() };
     let notebook = written(&mut lab);
     assert_eq!(notebook.values().next().unwrap().state, State::Closing);
     let mut new = Lab::new(config, NetworkConfig::default());

@@ -251,6 +251,24 @@ impl Site {
         swd.wait(s(5)).unwrap_or_else(|| panic!("swd does not end on SIGTERM:\n{}", swd.log()))
     }
 
+    /// The processes that keep what outlives swd: one, but for a moment.
+    ///
+    /// # Panics
+    /// When there is no /proc.
+    pub fn keepers(&self) -> Vec<i32> {
+        let socket = self.runtime_dir().join(format!("{}.keeper", self.name));
+        let socket = socket.to_str().expect("UTF-8");
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        processes
+            .filter_map(|p| {
+                let pid = p.file_name().to_str()?.parse().ok()?;
+                let line = fs::read(p.path().join("cmdline")).ok()?;
+                let mut words = line.split(|b| *b == 0);
+                (words.next() == Some(b"swd-keeper") && words.any(|w| w == socket.as_bytes())).then_some(pid)
+            })
+            .collect()
+    }
+
     /// Is swd alive?
     pub fn alive(&mut self) -> bool {
         self.swd.as_mut().is_some_and(|swd| swd.wait(Duration::ZERO).is_none())

@@ -39,8 +39,10 @@ impl Sshd {
         );
         fs::write(path("config"), config).expect("write");
         // sshd wants /run/sshd: it gets a /run of its own.
-        let script =
-            format!("mount -t tmpfs none /run && mkdir /run/sshd && exec /usr/sbin/sshd -De -f {}", file("config"));
+        let script = format!(
+            "mount -t tmpfs none /run && mkdir /run/sshd && exec /usr/sbin/sshd -De -f {}",
+            file("config")
+        );
         let server = ns.start(&["unshare", "--mount", "sh", "-c", &script], &path("log"));
         wait_until("sshd listens", s(10), || server.log().contains("Server listening on 0.0.0.0"));
         Self { key: path("user"), _server: server }

@@ -159,9 +159,10 @@ impl Ping {
     /// The longest pause between two answers so far, and since the answer with this number.
     fn gap(&self, since: usize) -> Duration {
         let log = self.0.log();
-        let times = log.lines().filter(|line| line.contains(" ttl=")).filter_map(|line| {
-            line.strip_prefix('[')?.split(']').next()?.parse::<f64>().ok()
-        });
+        let times = log
+            .lines()
+            .filter(|line| line.contains(" ttl="))
+            .filter_map(|line| line.strip_prefix('[')?.split(']').next()?.parse::<f64>().ok());
         let times: Vec<f64> = times.skip(since.saturating_sub(1)).collect();
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
         Duration::from_secs_f64(gaps.fold(0.0, f64::max).max(0.0))
@@ -189,8 +190,7 @@ fn two_hundred_connections_outlive_the_daemon() {
         http_server(ns.tcp_listen("0.0.0.0:2080"));
     }
     let folder = world.site.file("");
-    let (out, inward) =
-        (Sshd::start(&world.far, &folder, "far"), Sshd::start(&world.web.ns, &folder, "web"));
+    let (out, inward) = (Sshd::start(&world.far, &folder, "far"), Sshd::start(&world.web.ns, &folder, "web"));
     let mut http: Vec<Http> = Vec::new();
     let mut ssh: Vec<Session> = Vec::new();
     for n in 0..HTTP {
@@ -208,7 +208,10 @@ fn two_hundred_connections_outlive_the_daemon() {
         world.far.run(&["ss", "-Hltn", "sport = :5201"]).stdout.contains("5201")
     });
     // It ends by SIGINT, when everything has happened.
-    let mut iperf = world.job.ns.start(&["iperf3", "-c", "203.0.113.7", "-t", "120", "-b", "200M"], &world.site.file("iperf3.log"));
+    let mut iperf = world
+        .job
+        .ns
+        .start(&["iperf3", "-c", "203.0.113.7", "-t", "120", "-b", "200M"], &world.site.file("iperf3.log"));
     let ping = Ping::start(&world.site, &world.web.ns, "203.0.113.7", "ping.log");
     // Somebody who goes on sending to a published port: the host's stack must not answer, whoever runs.
     let stop = Arc::new(AtomicBool::new(false));
@@ -281,8 +284,9 @@ fn what_the_relay_carries_goes_on() {
     let listener = world.web.ns.tcp_listen("0.0.0.0:2081");
     let server = world.web.ns.udp("0.0.0.0:2080");
     server.set_read_timeout(Some(s(10))).expect("timeout");
-    let mut http: Vec<Http> =
-        ["127.0.0.1:5000", "172.16.0.2:5000", "127.0.0.1:6000"].map(|to| Http::open(&world.site.host, to)).into();
+    let mut http: Vec<Http> = ["127.0.0.1:5000", "172.16.0.2:5000", "127.0.0.1:6000"]
+        .map(|to| Http::open(&world.site.host, to))
+        .into();
     let client = world.site.host.udp("127.0.0.1:0");
     client.connect("127.0.0.1:5000").expect("connect");
     client.set_read_timeout(Some(s(10))).expect("timeout");
@@ -437,7 +441,8 @@ fn there_must_be_somebody_to_replace() {
     // Another protocol.
     let client = |body: &str, path: &str| {
         let socket = site.socket();
-        let words = ["curl", "-sS", "--unix-socket", socket.to_str().expect("UTF-8"), "-X", "POST", "-d", body];
+        let words =
+            ["curl", "-sS", "--unix-socket", socket.to_str().expect("UTF-8"), "-X", "POST", "-d", body];
         site.host.run(&[&words[..], &[&format!("http://swd{path}")]].concat()).ok().stdout
     };
     let said = client("{\"protocol\":99,\"pid\":1}", "/v1/handover");

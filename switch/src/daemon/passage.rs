@@ -76,7 +76,9 @@ impl Daemon {
         let mut carried = Vec::new();
         for (name, fds) in kept {
             // After the prefix a number and a colon.
-            let Some((_, text)) = name.strip_prefix(&prefix).and_then(|rest| rest.split_once(':')) else { continue };
+            let Some((_, text)) = name.strip_prefix(&prefix).and_then(|rest| rest.split_once(':')) else {
+                continue;
+            };
             carried.extend(Carried::from_parts(text, fds));
             self.outside.passage.safe.delete(&name);
         }

@@ -109,7 +109,8 @@ impl Daemon {
                 tracing::warn!("{e}");
             }
         }
-        let mut queues: HashMap<String, Vec<OwnedFd>> = self.keeper.all().unwrap_or_default().into_iter().collect();
+        let mut queues: HashMap<String, Vec<OwnedFd>> =
+            self.keeper.all().unwrap_or_default().into_iter().collect();
         queues.retain(|name, _| !name.starts_with(keeper::NOT_A_PORT));
         for name in self.desired.networks.keys().cloned().collect::<Vec<_>>() {
             self.set_up(&Action::AddNetwork(name)).await?;

@@ -161,10 +161,8 @@ pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError>
 async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Result<(), StartupError> {
     settings::raise_descriptors();
     // Before anything can be left behind.
-    let mut ends = Ends {
-        terminate: signal(SignalKind::terminate())?,
-        interrupt: signal(SignalKind::interrupt())?,
-    };
+    let mut ends =
+        Ends { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let folder = &options.runtime_dir;
     std::fs::create_dir_all(folder).map_err(|source| StartupError::File { path: folder.clone(), source })?;
     let socket = folder.join(format!("{}.sock", options.name));
@@ -376,7 +374,9 @@ async fn lock_soon(folder: &Path, name: &str) -> Result<Flock<File>, StartupErro
     let late = Instant::now() + LEAVING;
     loop {
         match lock(folder, name) {
-            Err(StartupError::Running { .. }) if Instant::now() < late => sleep(Duration::from_millis(5)).await,
+            Err(StartupError::Running { .. }) if Instant::now() < late => {
+                sleep(Duration::from_millis(5)).await
+            }
             other => return other,
         }
     }

@@ -51,9 +51,7 @@ impl<'a> Names<'a> {
     /// A record in the numbers of now.
     fn translate(&self, stored: &Stored) -> Option<Record> {
         let mut record = stored.record;
-        for ((tuple, owner), party) in
-            record.tuples.iter_mut().zip(&mut record.owners).zip(stored.parties)
-        {
+        for ((tuple, owner), party) in record.tuples.iter_mut().zip(&mut record.owners).zip(stored.parties) {
             (tuple.network, *owner) = self.find(party, tuple.source.address.to_ip())?;
         }
         Some(record)

@@ -160,8 +160,10 @@ impl Refused {
 /// # Errors
 /// Where it is refused as a whole: why, and how many connections it seems to have.
 pub fn read(bytes: &[u8], origin: Origin) -> Result<Found, (Refused, u64)> {
-    let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
-    let half = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let word =
+        |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let half =
+        |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
     let places = bytes.get(PLACES..).unwrap_or_default();
     let seeming = |size: usize| {
         let size = if size.is_multiple_of(8) && size >= 64 { size } else { SIZE };

@@ -45,7 +45,9 @@ impl Journal {
         while let Some((place, record)) = nat.next_change() {
             match record {
                 None => writer.remove(place),
-                Some(record) => writer.put(place, &record, party_of(&record, 0, snapshot), party_of(&record, 1, snapshot)),
+                Some(record) => {
+                    writer.put(place, &record, party_of(&record, 0, snapshot), party_of(&record, 1, snapshot))
+                }
             }
         }
     }
@@ -71,7 +73,9 @@ impl fmt::Debug for Journal {
 /// Who sends the packets of one direction, by name.
 fn party_of(record: &nat::Record, direction: usize, snapshot: &Snapshot) -> Party {
     let (tuple, owner) = (&record.tuples[direction], record.owners[direction]);
-    let (Some(network), Some(port)) = (network_of(tuple.network), port_of(owner)) else { return Party::OUTSIDE };
+    let (Some(network), Some(port)) = (network_of(tuple.network), port_of(owner)) else {
+        return Party::OUTSIDE;
+    };
     // What is gone already is not found again either.
     Party {
         network: snapshot.network(network).map_or(Key::GONE, |n| Key::of(&n.name)),

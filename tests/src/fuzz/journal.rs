@@ -33,7 +33,8 @@ fn translator() -> Nat {
     nat.set_network(NETWORK, nat::NetworkConfig::default());
     let target = Endpoint::new(Address::from_v4_octets([172, 18, 0, 2]), 80);
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let rule = Rule { protocol, host: None, ports: 5000..=5009, network: NETWORK, target, from: Vec::new() };
+        let rule =
+            Rule { protocol, host: None, ports: 5000..=5009, network: NETWORK, target, from: Vec::new() };
         nat.publish(rule).expect("a rule");
     }
     nat

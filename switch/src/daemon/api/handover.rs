@@ -86,7 +86,8 @@ pub(super) async fn call_off(State(successor): State<Successor>) -> StatusCode {
 #[utoipa::path(post, path = "/v1/handover/end",
     responses((status = 204), (status = 409, body = ctl::api::Problem)))]
 pub(super) async fn end(State(successor): State<Successor>) -> Result<StatusCode, Failure> {
-    let late = || Failure::new(StatusCode::CONFLICT, "handover", "this swd did not wait any longer and goes on");
+    let late =
+        || Failure::new(StatusCode::CONFLICT, "handover", "this swd did not wait any longer and goes on");
     let (done, left) = oneshot::channel();
     successor.take().ok_or_else(late)?.send(done).map_err(|_| late())?;
     left.await.map_err(|_| late())?;

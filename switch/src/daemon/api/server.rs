@@ -103,7 +103,8 @@ pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Re
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let router = if stream.peer_cred().is_ok_and(|peer| is_own(&peer)) { &own } else { &router };
+                    let router =
+                        if stream.peer_cred().is_ok_and(|peer| is_own(&peer)) { &own } else { &router };
                     let router = router.clone();
                     tokio::spawn(async move {
                         converse(stream, router, access).await;

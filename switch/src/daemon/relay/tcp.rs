@@ -226,7 +226,8 @@ impl Connections {
         let Some(connection) = Connection::adopt(what, fds) else { return false };
         let client = connection.client.peer_addr();
         // The client may have gone, with bytes of its still under way.
-        let leads = client.map_or(true, |from| targets(Protocol::Tcp, what.dialled, from) == Some(what.target));
+        let leads =
+            client.map_or(true, |from| targets(Protocol::Tcp, what.dialled, from) == Some(what.target));
         if leads && self.all.len() < self.limit {
             return self.watch(connection, now, epoll).is_ok();
         }
