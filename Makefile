@@ -7,10 +7,38 @@ SUDO := sudo -E env "PATH=$$PATH"
 RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
 endif
 
-.PHONY: build demo test fuzz bench bench-quick bench-scale bench-micro bench-build fmt lint doc clean install-deps
+.PHONY: build install uninstall deb demo test fuzz bench bench-quick bench-scale bench-micro bench-build fmt lint doc clean install-deps
 
 build: install-deps
 	$(CARGO) build --release --bins
+
+# The programs, their manual pages and completions, the unit and the example of a configuration. Below DESTDIR for packages.
+PREFIX ?= /usr/local
+SHARE = $(DESTDIR)$(PREFIX)/share
+install:
+	@test -x target/release/swd || { echo "error: nothing is built yet: run 'make' first" >&2; exit 1; }
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin target/release/swd target/release/swctl
+	install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	target/release/swctl man >$(SHARE)/man/man1/swctl.1
+	target/release/swctl completions bash >$(SHARE)/bash-completion/completions/swctl
+	target/release/swctl completions zsh >$(SHARE)/zsh/site-functions/_swctl
+	target/release/swctl completions fish >$(SHARE)/fish/vendor_completions.d/swctl.fish
+	install -D -m 644 -t $(SHARE)/doc/swd docs/swd.toml docs/swctl.md
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's,/usr/bin/,$(PREFIX)/bin/,' switch/systemd/swd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/swd.service
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/swd $(DESTDIR)$(PREFIX)/bin/swctl $(SHARE)/man/man1/swctl.1 \
+	  $(SHARE)/bash-completion/completions/swctl $(SHARE)/zsh/site-functions/_swctl \
+	  $(SHARE)/fish/vendor_completions.d/swctl.fish $(DESTDIR)$(PREFIX)/lib/systemd/system/swd.service
+	rm -rf $(SHARE)/doc/swd
+
+# A Debian package in target/debian: what `install` installs, below /usr.
+deb: build
+	rm -rf target/package
+	$(MAKE) install DESTDIR=$(CURDIR)/target/package PREFIX=/usr
+	$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deb
+	$(CARGO) deb -p switch --no-build
 
 demo: build
 	$(SUDO) tests/demo.sh

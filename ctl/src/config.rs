@@ -107,8 +107,10 @@ impl fmt::Display for Uplink {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Api {
-    /// Members of this group may, besides root. Empty: root only.
+    /// Members of this group may do everything, besides root. Empty: root only.
     pub group: String,
+    /// Members of this group may look at everything but traffic. Empty: nobody.
+    pub readers: String,
 }
 
 /// `[metrics]`: Prometheus' way to the numbers besides the API socket, which has them always.

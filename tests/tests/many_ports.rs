@@ -148,12 +148,25 @@ fn all_ports_but_the_hosts_own_cost_next_to_nothing() {
         let address = format!("172.16.0.2:{port}");
         assert_eq!(ask(&wan, &address).expect("outside"), WAN, "{port}");
         assert_eq!(ask(&c2.ns, &address).expect("a container"), "172.16.0.2", "{port}");
+        // The host's client has a port that is published, too: the answer is its own nonetheless.
+        for address in [address, format!("127.0.0.1:{port}")] {
+            assert_eq!(ask(&site.host, &address).expect("the host"), "172.18.0.1", "{address}");
+        }
     }
+    serve(&c2.ns, 1);
+    assert_eq!(ask(&site.host, "172.18.0.20:1").expect("a container that nothing leads to"), "172.18.0.1");
     let there = c1.ns.udp("0.0.0.0:33333");
     there.set_read_timeout(Some(s(3))).expect("timeout");
-    for (ns, from) in [(&wan, WAN), (&c2.ns, "172.16.0.2")] {
-        ns.udp("0.0.0.0:0").send_to(b"x", "172.16.0.2:33333").expect("send");
-        assert_eq!(there.recv_from(&mut [0; 9]).expect("a datagram").1.ip().to_string(), from);
+    for (ns, from) in [(&wan, WAN), (&c2.ns, "172.16.0.2"), (&site.host, "172.18.0.1")] {
+        // Connected: a socket of the host's that is not gets nothing at a port of ours (docs/portguard.md).
+        let here = ns.udp("0.0.0.0:0");
+        here.set_read_timeout(Some(s(3))).expect("timeout");
+        here.connect("172.16.0.2:33333").expect("connect");
+        here.send(b"x").expect("send");
+        let (_, client) = there.recv_from(&mut [0; 9]).expect("a datagram");
+        assert_eq!(client.ip().to_string(), from);
+        there.send_to(b"y", client).expect("answer");
+        here.recv(&mut [0; 9]).unwrap_or_else(|e| panic!("no answer to {}: {e}", ns.name()));
     }
     // What is the host's is the host's.
     for port in [22, 8080] {

@@ -7,8 +7,9 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::netns::Namespace;
+use tests::outside::Outside;
 use tests::process::{Background, ms, run, s, wait_until};
-use tests::site::{Site, Way, outside};
+use tests::site::{Site, Way};
 
 /// What tcpdump reads in a file of swd's.
 #[track_caller]
@@ -35,7 +36,7 @@ fn trace(site: &Site, from: &str, packet: &str) -> Value {
 #[test]
 fn a_trace_says_what_then_happens() {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
-    let wan = outside(&site.host);
+    let wan = Outside::new(&site.host);
     site.start();
     let (web, db) = (
         site.container("web", Way::PortAdd, "172.18.0.10"),
@@ -161,7 +162,7 @@ fn interrupt(mut capture: Background) -> String {
 #[test]
 fn captures_show_what_passes_and_what_is_dropped() {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
-    let wan = outside(&site.host);
+    let wan = Outside::new(&site.host);
     site.start();
     let (web, db) = (
         site.container("web", Way::PortAdd, "172.18.0.10"),
@@ -169,9 +170,9 @@ fn captures_show_what_passes_and_what_is_dropped() {
     );
     web.ping(&db);
     // The kernel forwards this flow by itself now, where it can; those who watch see it all the same.
-    web.ns.run(&["ping", "-n", "-c12", "-i0.02", "-W2", "172.18.0.20"]).ok();
     if site.json(&["status"])["fast_path"] == true {
-        wait_until("the kernel has the flow", s(5), || {
+        wait_until("the kernel has the flow", s(20), || {
+            web.ns.run(&["ping", "-n", "-c12", "-i0.02", "-W2", "172.18.0.20"]).ok();
             site.json(&["status"])["fast_flows"].as_u64() > Some(0)
         });
     }

@@ -113,6 +113,12 @@ fn ipv6_reaches_the_outside() {
     drop(c.ns.tcp_connect("[2001:db8::1]:80", s(3)).expect("connect"));
     let from = accept.join().expect("accept").expect("accept");
     assert_eq!(from.ip().to_string(), "2001:db8::2");
+    // Spoofed sources stay inside: no network's, and the gateway's.
+    for (n, source) in (1..).zip(["fd00:99::9", "fd00:18::1"]) {
+        c.ns.ip(&["addr", "add", &format!("{source}/128"), "dev", "lo", "nodad"]);
+        c.ns.run(&["ping", "-6", "-n", "-c1", "-W1", "-I", source, WAN6]);
+        wait_until(source, s(3), || world.site.drops("spoofed-source") >= n);
+    }
     world.check();
 }
 

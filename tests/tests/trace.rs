@@ -71,7 +71,7 @@ fn world() -> (Lab, Vec<PortId>) {
             route("0.0.0.0/0", by(Some(ip(NEXT)))),
             route("203.0.113.0/24", Action::Prohibit),
         ]));
-        let mut owned = OwnedPorts::default();
+        let owned = OwnedPorts::default();
         owned.add(Protocol::Tcp, 5000..=5001);
         for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
             owned.add(protocol, 61_000..=65_535);
@@ -171,6 +171,8 @@ fn sent(lab: &mut Lab, ports: &[PortId]) -> Vec<(Option<PortId>, Vec<u8>)> {
 
 /// All that asking must not change.
 fn state(lab: &Lab) -> String {
+    // Takes the lock that is held below.
+    let counts = lab.counts();
     let shared = lab.shared();
     let mut fdb = shared.fdb.entries(lab.now);
     fdb.sort_by_key(|e| (e.network, e.mac));
@@ -179,7 +181,7 @@ fn state(lab: &Lab) -> String {
     let mut connections: Vec<String> =
         forwarding.nat.connections(lab.now, nat::Filter::default()).map(|(_, c)| format!("{c:?}")).collect();
     connections.sort();
-    format!("{fdb:?} {drops:?} {:?} {connections:?} {:?}", lab.counts(), forwarding.resolver)
+    format!("{fdb:?} {drops:?} {counts:?} {connections:?} {:?}", forwarding.resolver)
 }
 
 /// Whether frames that had waited went on.

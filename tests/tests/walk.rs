@@ -1,12 +1,12 @@
-//! The first half of the classic walk, line by line: two containers reach each other, the host and the gateway, and
-//! nothing else on the host has changed.
+//! The classic walk, line by line: two containers reach each other, the host, the gateway and the outside, a published port is
+//! reached from everywhere, and nothing else on the host has changed.
 
 use std::collections::BTreeSet;
 
 use tests::for_each_port_kind;
 use tests::netns::Namespace;
 use tests::outside::Outside;
-use tests::process::{python, s, wait_until};
+use tests::process::{Background, python, s, wait_until};
 use tests::site::{Container, GATEWAY, Site, Way};
 
 /// What must be the same before and after.
@@ -70,7 +70,8 @@ fn assert_no_bridge(ns: &Namespace) {
     }
 }
 
-fn assert_serves_http(server: &Namespace, address: &str, client: &Namespace, site: &Site) {
+/// A web server at port 8000, and its log.
+fn serve_http(server: &Namespace, site: &Site) -> Background {
     let page = site.file("www");
     std::fs::create_dir_all(&page).expect("a folder");
     let words = [
@@ -80,17 +81,48 @@ fn assert_serves_http(server: &Namespace, address: &str, client: &Namespace, sit
         "--directory",
         page.to_str().expect("UTF-8"),
     ];
-    let _server = server.start(&words, &site.file("http.log"));
-    let url = format!("http://{address}:8000/");
+    server.start(&words, &site.file(&format!("http-{}.log", server.name())))
+}
+
+fn assert_fetches(client: &Namespace, address: &str) {
+    let url = format!("http://{address}/");
     wait_until(&format!("curl {url} from {}", client.name()), s(15), || {
         client.run(&["curl", "-sS", "--max-time", "2", "-o", "/dev/null", &url]).status.success()
     });
 }
 
+fn assert_serves_http(server: &Namespace, address: &str, client: &Namespace, site: &Site) {
+    let _server = serve_http(server, site);
+    assert_fetches(client, &format!("{address}:8000"));
+}
+
+/// Out behind the host's own address, and in by a published port.
+fn assert_second_half(site: &Site, outside: &Outside, c1: &Container, c2: &Container) {
+    let beyond = serve_http(outside, site);
+    for c in [c1, c2] {
+        c.ns.ping("172.16.0.1");
+        assert_fetches(&c.ns, "172.16.0.1:8000");
+    }
+    let seen = beyond.log();
+    assert!(seen.contains("172.16.0.2 - - "), "nobody came from the host's address: {seen}");
+    assert!(!seen.contains("172.18.0."), "an inside address was seen outside: {seen}");
+    drop(beyond);
+
+    let _web = serve_http(&c1.ns, site);
+    site.ctl(&["publish", "5000", "172.18.0.10:8000"]);
+    assert_fetches(outside, "172.16.0.2:5000");
+    for address in ["172.16.0.2:5000", "172.18.0.1:5000", "127.0.0.1:5000"] {
+        assert_fetches(&site.host, address);
+    }
+    for c in [c2, c1] {
+        assert_fetches(&c.ns, "172.16.0.2:5000");
+    }
+}
+
 for_each_port_kind! {
-    fn containers_host_and_gateway_reach_each_other(way) {
-        let mut site = Site::stopped();
-        let _outside = Outside::new(&site.host);
+    fn the_whole_walk(way) {
+        let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
+        let outside = Outside::new(&site.host);
         site.host.ip(&["addr", "add", "192.0.2.7/32", "dev", "lo"]);
         let interfaces = site.host.links();
         let before = Untouched::of(&site.host, &interfaces);
@@ -124,8 +156,12 @@ for_each_port_kind! {
         let host_end = site.host.ip_json(&["addr", "show", "dev", "sw0"]);
         assert!(host_end[0]["addr_info"].as_array().is_some_and(|a| a.iter().any(|a| a["local"] == GATEWAY)), "{host_end:?}");
 
+        assert_second_half(&site, &outside, &c1, &c2);
+
         assert_no_bridge(&site.host);
         assert_no_bridge(&site.switch());
+        let forwards = site.host.run(&["sysctl", "-n", "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]).ok().stdout;
+        assert_eq!(forwards.split_whitespace().collect::<Vec<_>>(), ["0", "0"]);
         assert_eq!(before, Untouched::of(&site.host, &interfaces), "swd changed something of the host");
         assert_eq!(site.terminate(), 0);
         assert_eq!(before, Untouched::of(&site.host, &interfaces), "swd changed something of the host at its end");

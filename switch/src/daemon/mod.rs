@@ -7,9 +7,11 @@
 mod api;
 pub mod apply;
 mod capture;
+mod confine;
 mod connections;
 pub mod control;
 pub mod desired;
+mod dial;
 pub mod events;
 mod filter;
 mod handover;

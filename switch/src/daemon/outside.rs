@@ -13,6 +13,7 @@ use nat::{Address, Protocol, RuleId};
 use tokio::time::Instant;
 
 use super::control::Daemon;
+use super::dial::Dials;
 use super::filter::{self, Wanted};
 use super::links::{Link, LinkError};
 use super::passage::Passage;
@@ -80,6 +81,8 @@ pub(super) struct Outside {
     limits: GuardLimits,
     pub(super) guards: Option<Guards>,
     pub(super) relay: Option<Relay>,
+    /// Leads those clients of the host past the relay that it can.
+    dials: Option<Dials>,
     /// What passes from one daemon to the next.
     pub(super) passage: Passage,
     relayed: Arc<RwLock<Relayed>>,
@@ -110,6 +113,7 @@ impl Outside {
             guards: None,
             relay: None,
             passage,
+            dials: None,
             relayed: Arc::default(),
             ports,
             pool: Pool::Unasked,
@@ -155,7 +159,14 @@ impl Outside {
                     self.limits.ports
                 );
             }
+            if guards.mechanism() == Mechanism::Lookup {
+                match Dials::start(host) {
+                    Ok(dials) => self.dials = Some(dials),
+                    Err(e) => tracing::info!("clients on the host are all relayed: {e}"),
+                }
+            }
             self.guards = Some(guards);
+            self.tell_addresses();
             self.passage.sockets = Some(sockets);
             if self.passage.is_settled() {
                 self.settle();
@@ -184,6 +195,13 @@ impl Outside {
             Ok(relay) => self.relay = Some(relay),
             Err(e) => tracing::error!("clients on the host cannot reach published ports: {e}"),
         }
+    }
+
+    /// Tells those that see to clients on the host which addresses are its own.
+    fn tell_addresses(&mut self) {
+        let Some(dials) = &mut self.dials else { return };
+        let relayed = self.relayed.read().unwrap_or_else(PoisonError::into_inner);
+        dials.set_addresses(&relayed.own);
     }
 
     /// Reckons anew which ports of a protocol are ours: after some have gone.
@@ -249,8 +267,11 @@ impl Daemon {
         let mut relayed = self.outside.relayed();
         if relayed.own != self.live.host_addresses {
             relayed.own.clone_from(&self.live.host_addresses);
+            drop(relayed);
+            self.outside.tell_addresses();
+        } else {
+            drop(relayed);
         }
-        drop(relayed);
         self.dataplane.publish(snapshot);
     }
 
@@ -467,9 +488,23 @@ impl Daemon {
         guards.own_at(publish.host, protocol, publish.ports(), Purpose::Publish).map(drop)
     }
 
-    /// Gives them back, and ends what the relay carries by them.
+    /// Lets clients on the host have it: the relay's always, by themselves where the host reaches the network.
+    pub(super) fn open_to_host(&mut self, publish: &Arc<Publish>) {
+        self.outside.relayed().publishes.insert(Arc::clone(publish));
+        let network = self.desired.networks.get(&publish.network);
+        if let (Some(dials), true) =
+            (&mut self.outside.dials, network.is_some_and(|n| n.host_ifname.is_some()))
+        {
+            dials.add(publish);
+        }
+    }
+
+    /// Gives them back, and ends what the host's clients have open by them.
     pub(super) fn unguard(&mut self, publish: &Publish) {
         let protocol = guarded(publish.protocol());
+        if let Some(dials) = &mut self.outside.dials {
+            dials.remove(publish);
+        }
         if let Some(relay) = &self.outside.relay {
             relay.end(protocol, publish.ports());
         }
@@ -480,8 +515,11 @@ impl Daemon {
         }
     }
 
-    /// Ends what the relay carries to these addresses: their container is gone.
-    pub(super) fn end_relayed(&self, addresses: &[IpNet]) {
+    /// Ends what the host's clients have open to these addresses: their container is gone.
+    pub(super) fn end_relayed(&mut self, addresses: &[IpNet]) {
+        if let Some(dials) = &mut self.outside.dials {
+            addresses.iter().for_each(|a| dials.end_target(a.addr()));
+        }
         if let Some(relay) = &self.outside.relay {
             addresses.iter().for_each(|a| relay.end_target(a.addr()));
         }

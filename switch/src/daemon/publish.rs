@@ -166,7 +166,7 @@ impl Daemon {
                 self.outside.rules.insert(key, id);
                 self.outside.refused.remove(&key);
                 self.outside.owned.add(publish.protocol(), publish.ports());
-                self.outside.relayed().publishes.insert(Arc::clone(publish));
+                self.open_to_host(publish);
                 self.events.tell("published", &name, format!("{name} leads to {}", publish.target));
                 Ok(())
             }

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
+use super::confine::{self, ConfineError};
 use super::control::{Daemon, Error};
 use super::events::Events;
 use super::handover::{HandoverError, Predecessor};
@@ -59,6 +60,9 @@ pub enum StartupError {
     /// Not allowed to.
     #[error("cannot start: {0}")]
     Capabilities(String),
+    /// Rights could not be given up.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Another one runs.
     #[error("an instance named {name} runs already{pid}; stop it, or start this one with another --name")]
     Running {
@@ -154,6 +158,8 @@ pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError>
     if let Some(missing) = view::missing_capabilities() {
         return Err(StartupError::Capabilities(missing));
     }
+    // While there is one thread: the others inherit it.
+    confine::confine()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(live(options, &config, stages))
 }
@@ -199,7 +205,7 @@ async fn serve(
     };
     let mut store = Store::open(&options.state_dir, &options.name)?;
     let saved = store.load()?;
-    let access = api::Access::of(&config.api.group).map_err(|e| StartupError::Api(e.to_string()))?;
+    let access = api::Access::of(&config.api).map_err(|e| StartupError::Api(e.to_string()))?;
 
     let host_netns = NetNs::current()?;
     let host = Conn::here()?;
@@ -296,6 +302,7 @@ async fn serve(
     mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut collect = interval(COLLECT);
     collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watchdog = watchdog().map(interval);
     let mut fast = false;
     let mut heard: Option<(Instant, Heard)> = None;
     loop {
@@ -308,6 +315,12 @@ async fn serve(
         let keeper_ended = async {
             match &keeper_ends {
                 Some(ending) => ending.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let watched = async {
+            match &mut watchdog {
+                Some(watchdog) => watchdog.tick().await,
                 None => std::future::pending().await,
             }
         };
@@ -335,6 +348,11 @@ async fn serve(
                 daemon.tidy();
                 // The event that tells may have been lost.
                 fast = daemon.dataplane.collect() > 0;
+            }
+            _ = watched => {
+                // Only one whose control plane gets its turn is alive.
+                drop(daemon.lock().await);
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
             _ = mend.tick() => {
                 let mut daemon = daemon.lock().await;
@@ -380,6 +398,11 @@ async fn lock_soon(folder: &Path, name: &str) -> Result<Flock<File>, StartupErro
             other => return other,
         }
     }
+}
+
+/// How often systemd wants to hear that swd lives, if it does (`WatchdogSec=`): twice in its time.
+fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|time| time / 2)
 }
 
 /// Takes the instance's name: held until the process ends, however it ends.

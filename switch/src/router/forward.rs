@@ -284,6 +284,8 @@ impl<'a> Ways<'a> {
             known => known,
         };
         match verdict {
+            // It answers a connection of the host's.
+            nat::Verdict::Forward(forward) if forward.to == Party::OUTSIDE => Verdict::Next,
             nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, None),
             // A fragment may be the host's: then the copy that is held is forgotten in time.
             nat::Verdict::NotOurs | nat::Verdict::Held => Verdict::Next,
@@ -549,7 +551,7 @@ impl<'a> Ways<'a> {
 }
 
 /// Whose an address is that a published port leads to; notes the next hop to ask for where that is not known.
-fn resolve(
+pub(super) fn resolve(
     snapshot: &Snapshot,
     neighbors: &Neighbors,
     now: Time,

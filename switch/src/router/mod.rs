@@ -5,7 +5,7 @@
 //! forwards packets (`ip_forward=1`) never becomes a way between networks. Without host access there is no host end: the
 //! router answers ARP, neighbor discovery and ping for the gateway.
 //!
-//! [`forward`] has the ways of packets, [`resolve`] the next hops, [`route`] the host's routes. Without an uplink nothing
+//! [`forward`] has the ways of packets, `hosts_own` those of the host itself, [`resolve`] the next hops, [`route`] the host's routes. Without an uplink nothing
 //! is routed, and none of it costs anything.
 
 pub mod gateway;
@@ -19,6 +19,7 @@ mod complain;
 mod errands;
 mod fit;
 mod forward;
+mod hosts_own;
 mod notes;
 
 use std::net::IpAddr;
@@ -84,6 +85,9 @@ impl Router {
         let host = cx.network.host_port;
         if host == Some(frame.port) {
             self.notes.add(|| "from the host, which routes by itself".to_owned());
+            if hosts_own::may_be(frame, cx.snapshot) {
+                self.ways(cx.now, cx.snapshot, cx.neighbors, lock).track_host(frame, cx.network);
+            }
             return Verdict::Next;
         }
         if host.is_none() {
@@ -105,7 +109,7 @@ impl Router {
             None => "to the gateway's MAC, and not IP".to_owned(),
         });
         let verdict = match errands::destination(frame) {
-            Some(address) if is_host(address, cx) && may_be_ours(frame, cx.snapshot) => {
+            Some(address) if is_host(address, cx) && may_be_ours(frame, cx.snapshot, End::Destination) => {
                 self.ways(cx.now, cx.snapshot, cx.neighbors, lock).hairpin(frame, cx.port, cx.network)
             }
             Some(address) if !is_host(address, cx) && !is_gateway(address, cx) && routes(cx.snapshot) => {
@@ -169,8 +173,15 @@ fn routes(snapshot: &Snapshot) -> bool {
     !snapshot.uplinks.is_empty() || !snapshot.allowed.is_empty()
 }
 
-/// Whether an IP packet to one of the host's addresses has to be looked at: by its port, or for want of one.
-fn may_be_ours(frame: &Frame<'_>, snapshot: &Snapshot) -> bool {
+/// Which port of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Destination,
+    Source,
+}
+
+/// Whether an IP packet to (or from) one of the host's addresses has to be looked at: by its port, or for want of one.
+fn may_be_ours(frame: &Frame<'_>, snapshot: &Snapshot, end: End) -> bool {
     let packet = &frame.bytes()[ETHERNET_HEADER..];
     let byte = |at: usize| packet.get(at).copied().unwrap_or_default();
     let word = |at: usize| u16::from_be_bytes([byte(at), byte(at + 1)]);
@@ -180,8 +191,12 @@ fn may_be_ours(frame: &Frame<'_>, snapshot: &Snapshot) -> bool {
     };
     let owned = &snapshot.owned;
     match (Protocol::from(protocol), byte(at)) {
+        (protocol @ (Protocol::Tcp | Protocol::Udp), _) if !later => {
+            owned.contains(protocol, word(if end == End::Source { at } else { at + 2 }))
+        }
+        // What the host sends besides is not looked at.
+        _ if end == End::Source => false,
         _ if later => routes(snapshot),
-        (protocol @ (Protocol::Tcp | Protocol::Udp), _) => owned.contains(protocol, word(at + 2)),
         (Protocol::Icmp, 0 | 14) | (Protocol::Icmpv6, 129) => owned.contains(Protocol::Icmp, word(at + 4)),
         (Protocol::Icmp, 3 | 11 | 12) | (Protocol::Icmpv6, 1..=4) => routes(snapshot),
         (Protocol::Icmp | Protocol::Icmpv6, _) => false,

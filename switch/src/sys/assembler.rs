@@ -11,6 +11,8 @@ use super::bpf::{Insn, Map};
 /// The register with the top of the stack.
 pub const STACK: u8 = 10;
 const HELPER_MAP_LOOKUP: i32 = 1;
+const HELPER_MAP_UPDATE: i32 = 2;
+const HELPER_MAP_DELETE: i32 = 3;
 
 /// Instructions with labels in place of jump offsets.
 #[derive(Debug, Default)]
@@ -33,6 +35,17 @@ impl Assembler {
     /// A constant, sign-extended.
     pub fn constant(&mut self, to: u8, value: i32) {
         self.emit(0xb7, to, 0, 0, value);
+    }
+
+    /// A constant of 8 bytes.
+    pub fn constant64(&mut self, to: u8, value: u64) {
+        self.emit(0x18, to, 0, 0, (value as u32).cast_signed());
+        self.emit(0, 0, 0, 0, ((value >> 32) as u32).cast_signed());
+    }
+
+    /// Two bytes from the machine's order to the network's, or back; the others become 0.
+    pub fn network16(&mut self, to: u8) {
+        self.emit(0xdc, to, 0, 0, 16);
     }
 
     /// Adds a register.
@@ -112,12 +125,31 @@ impl Assembler {
 
     /// The value of a key that lies on the stack: register 0, 0 when there is none.
     pub fn look_up(&mut self, map: &Map, key: i16) {
+        self.map_and_key(map, key);
+        self.call(HELPER_MAP_LOOKUP);
+    }
+
+    /// Sets the value of a key; both lie on the stack.
+    pub fn update(&mut self, map: &Map, key: i16, value: i16) {
+        self.map_and_key(map, key);
+        self.mov(3, STACK);
+        self.add_constant(3, i32::from(value));
+        self.constant(4, 0);
+        self.call(HELPER_MAP_UPDATE);
+    }
+
+    /// Deletes a key that lies on the stack, if it is there.
+    pub fn delete(&mut self, map: &Map, key: i16) {
+        self.map_and_key(map, key);
+        self.call(HELPER_MAP_DELETE);
+    }
+
+    fn map_and_key(&mut self, map: &Map, key: i16) {
         // BPF_PSEUDO_MAP_FD: the loader puts the map in place of its descriptor.
         self.emit(0x18, 1, 1, 0, map.as_fd().as_raw_fd());
         self.emit(0, 0, 0, 0, 0);
         self.mov(2, STACK);
         self.add_constant(2, i32::from(key));
-        self.call(HELPER_MAP_LOOKUP);
     }
 
     /// Goes to a label.

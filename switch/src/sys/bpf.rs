@@ -1,4 +1,4 @@
-//! `bpf(2)`: maps, programs and their links, as far as the port guards and the fast path need them (linux/bpf.h).
+//! `bpf(2)`: maps, programs and their links, as far as port guards, dials and the fast path need them (linux/bpf.h).
 //!
 //! Every object is a descriptor and ends with it, so a process that is killed leaves nothing behind in the kernel. The
 //! descriptors are close-on-exec by the kernel's own doing.
@@ -18,6 +18,7 @@ const BPF_LINK_CREATE: i64 = 28;
 
 const BPF_SK_LOOKUP: u32 = 36;
 const BPF_TCX_INGRESS: u32 = 46;
+const BPF_F_NO_PREALLOC: u32 = 1 << 0;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// Most of what the verifier says that is kept: its last words say what was wrong.
 const LOG_SIZE: usize = 64 << 10;
@@ -49,6 +50,33 @@ pub enum MapKind {
     PerCpuArray,
     /// An array whose values can be mapped into memory. See [`super::words::Words`].
     Mappable,
+    /// Keys are prefixes, a `u32` of their length in bits first; the longest that matches is found.
+    Prefixes,
+    /// Any keys; the one that was not used for longest makes room for a new one.
+    Recent,
+}
+
+impl MapKind {
+    /// `enum bpf_map_type`.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Hash => 1,
+            Self::Array | Self::Mappable => 2,
+            Self::PerCpuArray => 6,
+            Self::Recent => 9,
+            Self::Prefixes => 11,
+            Self::Sockets => 15,
+        }
+    }
+
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Mappable => BPF_F_MMAPABLE,
+            // The kernel wants it so.
+            Self::Prefixes => BPF_F_NO_PREALLOC,
+            _ => 0,
+        }
+    }
 }
 
 /// A map.
@@ -119,17 +147,11 @@ impl Map {
         entries: u32,
     ) -> io::Result<Self> {
         let mut attributes = MapCreate {
-            map_type: match kind {
-                MapKind::Array => 2,
-                MapKind::Hash => 1,
-                MapKind::Sockets => 15,
-                MapKind::PerCpuArray => 6,
-                MapKind::Mappable => 2,
-            },
+            map_type: kind.number(),
             key_size: key_size as u32,
             value_size: value_size as u32,
             max_entries: entries,
-            map_flags: if kind == MapKind::Mappable { BPF_F_MMAPABLE } else { 0 },
+            map_flags: kind.flags(),
             inner_map_fd: 0,
             numa_node: 0,
             map_name: object_name(name),
@@ -157,7 +179,7 @@ impl Map {
         self.update(&index.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes())
     }
 
-    /// Deletes a key of a hash.
+    /// Deletes a key of a hash or of prefixes.
     ///
     /// # Errors
     /// As bpf(2): `ENOENT` when it has no such key.
@@ -226,6 +248,16 @@ pub enum ProgramKind {
     SocketFilter,
     /// Decides about what a device receives (`BPF_PROG_TYPE_SCHED_CLS`).
     Ingress,
+    /// Sees and changes where a socket connects to (`BPF_PROG_TYPE_CGROUP_SOCK_ADDR`).
+    Connect {
+        /// Of an IPv6 socket.
+        v6: bool,
+    },
+    /// Sees and changes what a socket says that it is connected to (the same type).
+    PeerName {
+        /// Of an IPv6 socket.
+        v6: bool,
+    },
 }
 
 impl ProgramKind {
@@ -233,6 +265,7 @@ impl ProgramKind {
         match self {
             Self::SocketFilter => 1,
             Self::Ingress => 3,
+            Self::Connect { .. } | Self::PeerName { .. } => 18,
             Self::SkLookup => 30,
         }
     }
@@ -242,6 +275,10 @@ impl ProgramKind {
             Self::SocketFilter => 0,
             Self::Ingress => BPF_TCX_INGRESS,
             Self::SkLookup => BPF_SK_LOOKUP,
+            Self::Connect { v6: false } => 10,
+            Self::Connect { v6: true } => 11,
+            Self::PeerName { v6: false } => 29,
+            Self::PeerName { v6: true } => 30,
         }
     }
 }
@@ -311,6 +348,15 @@ impl Program {
     /// As bpf(2): `ENODEV` when there is no such interface, `EINVAL` before Linux 6.6.
     pub fn attach_interface(&self, ifindex: u32) -> io::Result<Link> {
         self.attach(ifindex)
+    }
+
+    /// Puts it in force for the processes of a control group (version 2) and of those below it, whatever their namespaces, for
+    /// as long as the link is held.
+    ///
+    /// # Errors
+    /// As bpf(2): `EBADF` for what is no control group, `E2BIG` when 64 such programs are in force there already.
+    pub fn attach_cgroup(&self, cgroup: impl AsFd) -> io::Result<Link> {
+        self.attach(raw(cgroup.as_fd()))
     }
 
     fn attach(&self, target: u32) -> io::Result<Link> {

@@ -10,8 +10,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+/// asm-generic/socket.h; libc has it for few machines.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// An open network namespace.
 #[derive(Debug)]
@@ -78,6 +83,28 @@ impl NetNs {
     pub fn id(&self) -> io::Result<NetNsId> {
         let meta = self.file.metadata()?;
         Ok(NetNsId { dev: meta.dev(), ino: meta.ino() })
+    }
+
+    /// The number by which BPF programs know it.
+    ///
+    /// # Errors
+    /// As socket(2) and getsockopt(2): `ENOPROTOOPT` before Linux 5.14.
+    pub fn cookie(&self) -> io::Result<u64> {
+        let _inside = self.enter()?;
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let mut cookie = 0_u64;
+        let mut length = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: `cookie` has room for `length` bytes.
+        let rc = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_NETNS_COOKIE,
+                std::ptr::from_mut(&mut cookie).cast(),
+                &raw mut length,
+            )
+        };
+        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
     }
 
     /// Runs `f` with the calling thread inside the namespace.

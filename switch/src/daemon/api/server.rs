@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::response::IntoResponse;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::unistd::{Gid, Group, Uid, User, chown};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::UCred;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use super::{Failure, Shared};
@@ -29,10 +30,25 @@ const SCRAPE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to send a request's head, and to be silent between requests.
 const HEAD_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Strangers that are told that they may not, at once. More are hung up on.
+const MAX_STRANGERS: usize = 16;
+
 /// Who may use the API besides root and the daemon's own user.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Access {
     group: Option<Gid>,
+    readers: Option<Gid>,
+}
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Everything.
+    Admin,
+    /// See what is there, but not what is sent.
+    Reader,
+    /// Nothing.
+    Stranger,
 }
 
 /// Why there is no API socket.
@@ -40,9 +56,14 @@ pub(in super::super) struct Access {
 pub(in super::super) enum ServerError {
     /// The group is not known.
     #[error(
-        "cannot give group '{0}' access to the API: there is no such group; create it with 'groupadd', or correct api.group in the configuration"
+        "cannot give group '{group}' access to the API: there is no such group; create it with 'groupadd', or correct {key} in the configuration"
     )]
-    NoGroup(String),
+    NoGroup {
+        /// Which.
+        group: String,
+        /// What names it.
+        key: &'static str,
+    },
     /// No address for metrics.
     #[error("cannot listen on {address} for metrics: {source}; correct metrics.listen in the configuration")]
     Metrics {
@@ -62,29 +83,35 @@ pub(in super::super) enum ServerError {
 }
 
 impl Access {
-    /// From the name of a group; empty: no group.
-    pub(in super::super) fn of(group: &str) -> Result<Self, ServerError> {
-        if group.is_empty() {
-            return Ok(Self { group: None });
-        }
-        match Group::from_name(group) {
-            Ok(Some(found)) => Ok(Self { group: Some(found.gid) }),
-            _ => Err(ServerError::NoGroup(group.to_owned())),
-        }
+    /// From the names of groups; empty: no group.
+    pub(in super::super) fn of(config: &ctl::config::Api) -> Result<Self, ServerError> {
+        let gid = |group: &str, key| match Group::from_name(group) {
+            _ if group.is_empty() => Ok(None),
+            Ok(Some(found)) => Ok(Some(found.gid)),
+            _ => Err(ServerError::NoGroup { group: group.to_owned(), key }),
+        };
+        Ok(Self { group: gid(&config.group, "api.group")?, readers: gid(&config.readers, "api.readers")? })
     }
 
-    fn allows(self, peer: &UCred) -> bool {
+    fn role(self, peer: &UCred) -> Role {
         if is_own(peer) {
-            return true;
-        }
-        let Some(group) = self.group else { return false };
-        if peer.gid() == group.as_raw() {
-            return true;
+            return Role::Admin;
         }
         // The credentials carry one group; the others are in the user database.
-        let Ok(Some(user)) = User::from_uid(Uid::from_raw(peer.uid())) else { return false };
-        let Ok(name) = std::ffi::CString::new(user.name) else { return false };
-        nix::unistd::getgrouplist(&name, user.gid).is_ok_and(|groups| groups.contains(&group))
+        let others = || {
+            let user = User::from_uid(Uid::from_raw(peer.uid())).ok()??;
+            nix::unistd::getgrouplist(&std::ffi::CString::new(user.name).ok()?, user.gid).ok()
+        };
+        let all = if (self.group, self.readers) == (None, None) { None } else { others() };
+        let in_group = |wanted: Option<Gid>| {
+            wanted
+                .is_some_and(|g| peer.gid() == g.as_raw() || all.as_ref().is_some_and(|all| all.contains(&g)))
+        };
+        match (in_group(self.group), in_group(self.readers)) {
+            (true, _) => Role::Admin,
+            (false, true) => Role::Reader,
+            (false, false) => Role::Stranger,
+        }
     }
 }
 
@@ -95,19 +122,32 @@ impl Access {
 pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Result<(), ServerError> {
     let listener =
         listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
-    let router = super::router(Arc::clone(&daemon));
+    let all = super::router(Arc::clone(&daemon));
+    let read = all.clone().layer(axum::middleware::from_fn(read_only));
+    let none = Router::new().fallback(refuse);
     // Whoever may start a daemon may replace one.
-    let own = router.clone().merge(super::handover::routes(daemon));
+    let own = all.clone().merge(super::handover::routes(daemon));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     tokio::spawn(async move {
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        while let Ok(mut place) = Arc::clone(&places).acquire_owned().await {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let router =
-                        if stream.peer_cred().is_ok_and(|peer| is_own(&peer)) { &own } else { &router };
-                    let router = router.clone();
+                    let peer = stream.peer_cred();
+                    let role = peer.as_ref().map_or(Role::Stranger, |peer| access.role(peer));
+                    let router = match role {
+                        Role::Admin if peer.is_ok_and(|peer| is_own(&peer)) => own.clone(),
+                        Role::Admin => all.clone(),
+                        Role::Reader => read.clone(),
+                        Role::Stranger => none.clone(),
+                    };
+                    // They do not take the places of those who may.
+                    if role == Role::Stranger {
+                        let Ok(other) = Arc::clone(&strangers).try_acquire_owned() else { continue };
+                        place = other;
+                    }
                     tokio::spawn(async move {
-                        converse(stream, router, access).await;
+                        speak(stream, router).await;
                         drop(place);
                     });
                 }
@@ -140,15 +180,10 @@ fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
     if access.group.is_some() {
         chown(path, None, access.group)?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    // A file has one group: where there are two, anybody comes in, and is asked who it is.
+    let mode = if access.readers.is_some() { 0o666 } else { 0o660 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
-}
-
-/// One client, until it hangs up or is silent for too long.
-async fn converse(stream: UnixStream, router: Router, access: Access) {
-    let allowed = stream.peer_cred().is_ok_and(|peer| access.allows(&peer));
-    let router = if allowed { router } else { Router::new().fallback(refuse) };
-    speak(stream, router).await;
 }
 
 /// One client's requests.
@@ -191,6 +226,17 @@ pub(in super::super) async fn serve_metrics(daemon: Shared, address: SocketAddr)
         }
     });
     Ok(())
+}
+
+/// Lets readers read: what is there, not what goes by or what a container has in its files.
+async fn read_only(request: Request, next: axum::middleware::Next) -> Response {
+    let path = request.uri().path();
+    if request.method() == Method::GET && !path.starts_with("/v1/capture") && !path.starts_with("/v1/inspect")
+    {
+        return next.run(request).await;
+    }
+    let why = "members of the group api.readers of swd's configuration may only look; api.group may do this";
+    Failure::forbidden(why).into_response()
 }
 
 async fn refuse(_: Request) -> impl IntoResponse {

@@ -11,6 +11,10 @@ use super::{Rival, Running};
 use crate::subjects::Road;
 use crate::topology::{C1, C2, PUBLISHED, Topology};
 
+/// One container makes all connections here: more than a container may by default. The kernel has no such limits.
+const LIMITS: &str =
+    "[nat]\nmax_connections = 524288\nmax_per_container = 500000\nnew_per_second = 1000000\n";
+
 /// How swd is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -77,8 +81,8 @@ impl Rival for Swd {
         // The handle's drop, and then that of the topology: the second finds nothing to do.
         let host = Namespace::adopt(topology.host.name());
         let config = topology.file("swd.toml");
-        fs::write(&config, if self.kind == Kind::User { "fast_path = false\n" } else { "" })
-            .context("a configuration")?;
+        let fast_path = self.kind != Kind::User;
+        fs::write(&config, format!("fast_path = {fast_path}\n{LIMITS}")).context("a configuration")?;
         let mut words = vec!["--uplink", "eth0", "--config", config.to_str().context("a path in UTF-8")?];
         words.extend(self.arguments.iter().map(String::as_str));
         let mut site = Site::stopped_on(host).arguments(&words);
