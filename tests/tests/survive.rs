@@ -278,7 +278,9 @@ fn two_hundred_connections_outlive_the_daemon() {
 fn what_the_relay_carries_goes_on() {
     let mut world = World::new(&[]);
     for rule in ["5000/tcp", "5000/udp", "6000-6010/tcp"] {
-        world.site.ctl(&["publish", rule, "172.18.0.10:2080"]);
+        // Who may connect is said: such clients are relayed, not led.
+        let from = ["--from", "127.0.0.0/8", "--from", "172.16.0.0/16"];
+        world.site.ctl(&[&["publish", rule, "172.18.0.10:2080"], &from[..]].concat());
     }
     http_server(world.web.ns.tcp_listen("0.0.0.0:2080"));
     let listener = world.web.ns.tcp_listen("0.0.0.0:2081");

@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::super::control::Daemon;
 use super::{Answer, Failure, Shared, read};
 
-/// How long the new daemon may take to set itself up.
-const STILL: Duration = Duration::from_secs(20);
+/// How long the new daemon may take to set itself up: less than what systemd's watchdog waits.
+const STILL: Duration = Duration::from_secs(10);
 /// How long a change that is under way may take to be finished.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last answer may take to leave before the process ends.
