@@ -141,7 +141,7 @@ fn a_program_that_takes_a_port_of_ours_is_told_of() {
     wait_until("it is told", s(5), || events.log().contains("port-taken") && events.log().contains(&me));
     drop(taken);
     wait_until("it is gone", s(30), || problem("7000-7009/tcp").is_null());
-    events.signal(nix::sys::signal::Signal::SIGTERM);
+    events.signal(Signal::SIGTERM);
     events.wait(s(5));
 }
 

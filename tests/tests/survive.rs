@@ -385,7 +385,7 @@ fn a_damaged_journal_is_refused_record_by_record() {
     }
     let journal = world.site.runtime_dir().join(format!("{}.connections", world.site.name()));
     let restored = |site: &Site| site.json(&["status"])["restored"].clone();
-    let mut restart = |site: &mut Site, damage: &dyn Fn(&fs::File)| {
+    let restart = |site: &mut Site, damage: &dyn Fn(&fs::File)| {
         site.kill();
         let file = fs::File::options().read(true).write(true).open(&journal).expect("the journal");
         damage(&file);
