@@ -393,7 +393,7 @@ async fn lock_soon(folder: &Path, name: &str) -> Result<Flock<File>, StartupErro
     loop {
         match lock(folder, name) {
             Err(StartupError::Running { .. }) if Instant::now() < late => {
-                sleep(Duration::from_millis(5)).await
+                sleep(Duration::from_millis(5)).await;
             }
             other => return other,
         }

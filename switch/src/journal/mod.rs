@@ -46,7 +46,12 @@ impl Journal {
             match record {
                 None => writer.remove(place),
                 Some(record) => {
-                    writer.put(place, &record, party_of(&record, 0, snapshot), party_of(&record, 1, snapshot))
+                    writer.put(
+                        place,
+                        &record,
+                        party_of(&record, 0, snapshot),
+                        party_of(&record, 1, snapshot),
+                    );
                 }
             }
         }

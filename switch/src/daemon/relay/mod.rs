@@ -315,7 +315,7 @@ impl Server {
             let adopted = match what.client {
                 Some(client) => {
                     let leads = (self.targets)(protocol, what.dialled, client) == Some(what.target);
-                    leads && self.udp.adopt(what, client, fds, now, &self.doors)
+                    leads && self.udp.adopt(&what, client, fds, now, &self.doors)
                 }
                 None => self.tcp.adopt(&what, fds, &*self.targets, now, &self.doors.epoll),
             };

@@ -180,11 +180,12 @@ impl Connections {
         }
         let (there, back) = (Way::default(), Way::default());
         let connection = Connection { dialled, target, client, server, connected: false, there, back };
-        self.watch(connection, now, epoll).map_err(|c| c.client)
+        self.watch(connection, now, epoll)
     }
 
-    /// Carries a connection: from its beginning, or from where another relay was.
-    fn watch(&mut self, mut connection: Connection, now: Instant, epoll: &Epoll) -> Result<(), Connection> {
+    /// Carries a connection: from its beginning, or from where another relay was. Gives the client back where it cannot be
+    /// waited for.
+    fn watch(&mut self, mut connection: Connection, now: Instant, epoll: &Epoll) -> Result<(), TcpStream> {
         for way in [&mut connection.there, &mut connection.back] {
             (way.readable, way.writable) = (true, true);
         }
@@ -196,7 +197,7 @@ impl Connections {
                 .add(&c.client, EpollEvent::new(all, id.0 << 1 | CLIENT))
                 .and_then(|()| epoll.add(&c.server, EpollEvent::new(all, id.0 << 1 | SERVER)));
             if waiting.is_err() {
-                return self.all.remove(id).map_or(Ok(()), Err);
+                return self.all.remove(id).map_or(Ok(()), |c| Err(c.client));
             }
         }
         if connected {

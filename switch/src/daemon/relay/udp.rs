@@ -185,7 +185,7 @@ impl Sessions {
     /// Goes on with a session that another relay has given away.
     pub(super) fn adopt(
         &mut self,
-        what: What,
+        what: &What,
         client: SocketAddr,
         fds: Vec<OwnedFd>,
         now: Instant,
