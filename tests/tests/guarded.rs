@@ -2,7 +2,7 @@
 //! the way. `portguard.rs` has the guards themselves.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
@@ -25,6 +25,10 @@ fn serve(listener: TcpListener) {
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
             let _ = stream.write_all(from.ip().to_string().as_bytes());
+            // To close with a question unread would be a reset, which may overtake the answer.
+            let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.set_read_timeout(Some(s(2)));
+            let _ = stream.read_to_end(&mut Vec::new());
         }
     });
 }
