@@ -196,7 +196,8 @@ mod tests {
         let status: Status = serde_json::from_value(serde_json::json!({
             "ready": true, "version": "0.1.0", "name": "swd", "pid": 1, "started": "2026-11-21T20:00:00Z",
             "uplink": "eth0", "workers": 1, "fast_path": true, "fast_flows": 0, "networks": 1, "ports": ports, "connections": 12, "drops": 30 * turn,
-            "received": 1000 * turn, "forwarded": 900 * turn, "answered": 70 * turn, "fdb_entries": 7
+            "received": 1000 * turn, "forwarded": 900 * turn, "answered": 70 * turn, "not_received": 0, "fdb_entries": 7,
+            "max_connections": 262_144
         }))
         .unwrap();
         let port = |n: u64| -> Port {
