@@ -40,6 +40,18 @@ const MAX_FILTERS: usize = 64;
 /// Which part of its lifetime a connection may have lived on since it was written down.
 pub(crate) const FRESH: u32 = 8;
 
+/// Seconds of a unit of [`coarse`].
+const COARSE: u64 = 4;
+
+/// A time in two bytes, which is what an entry has left: they go round in three days.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the difference of two is meant, as with sequence numbers"
+)]
+const fn coarse(time: Time) -> u16 {
+    (time.as_secs() / COARSE) as u16
+}
+
 /// The name of a connection; never that of another one later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
@@ -117,8 +129,8 @@ pub struct Connection {
     counters: [Counters; 2],
     created: Time,
     pub(crate) deadline: Time,
-    /// The deadline as it was written down last, in whole seconds.
-    recorded: u32,
+    /// The deadline as it was written down last, by [`coarse`].
+    recorded: u16,
     pub(crate) ends: tcp::Ends,
     owners: [OwnerId; 2],
     rule: Option<RuleId>,
@@ -217,13 +229,13 @@ impl Connection {
 
     /// True if what was written down of the deadline is too old: by an eighth of the connection's lifetime.
     pub(crate) fn is_stale(&self, lifetime: Duration) -> bool {
-        self.deadline.since(Time::from_secs(self.recorded.into())) > lifetime / FRESH
+        let units = coarse(self.deadline).wrapping_sub(self.recorded);
+        Duration::from_secs(u64::from(units) * COARSE) > lifetime / FRESH
     }
 
     /// Notes that it is written down as it is now.
-    pub(crate) fn note_recorded(&mut self) {
-        // Boot time: 136 years.
-        self.recorded = u32::try_from(self.deadline.as_secs()).unwrap_or(u32::MAX);
+    pub(crate) const fn note_recorded(&mut self) {
+        self.recorded = coarse(self.deadline);
     }
 
     /// Counts a packet of `bytes` bytes.

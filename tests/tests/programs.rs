@@ -2,7 +2,6 @@
 //!
 //! The outside is a router (`wan`) and a host behind it (`far`), so that there is somebody on the way to hear of.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::thread;
@@ -10,7 +9,7 @@ use std::thread;
 use tests::for_each_port_kind;
 use tests::netns::{Namespace, veth};
 use tests::outside::Outside;
-use tests::process::{Background, Output, run, run_with_input, s, wait_until};
+use tests::process::{Background, run, run_with_input, s, wait_until};
 use tests::site::{Site, Way, heavy};
 use tests::ssh::Sshd;
 
