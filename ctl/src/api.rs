@@ -4,6 +4,7 @@
 //! added; none changes its meaning.
 
 mod observe;
+mod survive;
 
 use std::net::IpAddr;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use observe::*;
+pub use survive::*;
 
 /// `GET /v1/status`: is it up, and what does it hold.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
@@ -61,6 +63,12 @@ pub struct Status {
     pub fast_path: bool,
     /// Flows that it forwards now; of a connection to the outside each direction is one.
     pub fast_flows: u64,
+    /// Connections of the daemon before this one.
+    #[serde(default)]
+    pub restored: Restored,
+    /// Times that a connection found no room in the journal, and would not survive this daemon.
+    #[serde(default)]
+    pub unjournalled: u64,
 }
 
 /// How ports are guarded.

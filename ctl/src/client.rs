@@ -16,6 +16,8 @@
 //! # }
 //! ```
 
+mod handover;
+
 use std::{
     io,
     path::{Path, PathBuf},

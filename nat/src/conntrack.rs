@@ -16,23 +16,41 @@
 //! constant time: the filter is noted, and each connection is held against the noted filters the next time it is met.
 //! A sweep in the background meets those that no packet does, and then forgets the filter.
 
+mod changes;
 mod index;
 pub(crate) mod tcp;
 mod timeouts;
 mod wheel;
 
 use std::fmt;
+use std::time::Duration;
 
 pub use timeouts::Timeouts;
 
 use crate::slab::{NONE, Slab};
 use crate::time::Time;
 use crate::tuple::{Address, Direction, NetworkId, OwnerId, Protocol, Tuple};
+use changes::Changes;
 use index::Index;
 use wheel::{Timer, Wheel};
 
 /// So many filters are noted before the sweep is finished in one go.
 const MAX_FILTERS: usize = 64;
+
+/// Which part of its lifetime a connection may have lived on since it was written down.
+pub(crate) const FRESH: u32 = 8;
+
+/// Seconds of a unit of [`coarse`].
+const COARSE: u64 = 4;
+
+/// A time in two bytes, which is what an entry has left: they go round in three days.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the difference of two is meant, as with sequence numbers"
+)]
+const fn coarse(time: Time) -> u16 {
+    (time.as_secs() / COARSE) as u16
+}
 
 /// The name of a connection; never that of another one later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +129,8 @@ pub struct Connection {
     counters: [Counters; 2],
     created: Time,
     pub(crate) deadline: Time,
+    /// The deadline as it was written down last, by [`coarse`].
+    recorded: u16,
     pub(crate) ends: tcp::Ends,
     owners: [OwnerId; 2],
     rule: Option<RuleId>,
@@ -140,6 +160,7 @@ impl Connection {
             counters: [Counters { packets: 0, bytes: 0 }; 2],
             created: now,
             deadline: now,
+            recorded: 0,
             ends: tcp::Ends::NEW,
             owners,
             rule,
@@ -198,6 +219,23 @@ impl Connection {
     /// When it ends if no packet comes.
     pub const fn deadline(&self) -> Time {
         self.deadline
+    }
+
+    /// Takes over what a connection had before this process: counters and age.
+    pub(crate) const fn resume(&mut self, created: Time, counters: [Counters; 2]) {
+        self.created = created;
+        self.counters = counters;
+    }
+
+    /// True if what was written down of the deadline is too old: by an eighth of the connection's lifetime.
+    pub(crate) fn is_stale(&self, lifetime: Duration) -> bool {
+        let units = coarse(self.deadline).wrapping_sub(self.recorded);
+        Duration::from_secs(u64::from(units) * COARSE) > lifetime / FRESH
+    }
+
+    /// Notes that it is written down as it is now.
+    pub(crate) const fn note_recorded(&mut self) {
+        self.recorded = coarse(self.deadline);
     }
 
     /// Counts a packet of `bytes` bytes.
@@ -291,6 +329,7 @@ pub(crate) struct Conntrack {
     wheel: Wheel,
     limit: u32,
     filters: Filters,
+    changes: Changes,
     /// Where the sweep goes on, and how many slots are left until it has passed them all.
     sweep_at: u32,
     sweep_left: u32,
@@ -325,6 +364,7 @@ impl Conntrack {
             wheel: Wheel::new(),
             limit,
             filters: Filters::default(),
+            changes: Changes::default(),
             sweep_at: 0,
             sweep_left: 0,
         }
@@ -401,17 +441,38 @@ impl Conntrack {
             self.index.insert(&mut self.slab, index, Direction::Reply);
         }
         self.wheel.insert(&mut self.slab, index);
+        self.changes.note(index);
         Ok(ConnectionId { index, generation })
     }
 
     pub(crate) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         let [original, reply] = self.get(id)?.tuples;
+        self.changes.note(id.index);
         self.wheel.remove(&mut self.slab, id.index);
         self.index.remove(&mut self.slab, id.index, Direction::Original);
         if original != reply {
             self.index.remove(&mut self.slab, id.index, Direction::Reply);
         }
         self.slab.remove(id.index).map(|entry| entry.connection)
+    }
+
+    /// Says that a connection is to be written down anew.
+    pub(crate) fn note_change(&mut self, id: ConnectionId) {
+        self.changes.note(id.index);
+    }
+
+    /// Notes what changes from now on, beginning with all there is; or does so no more.
+    pub(crate) fn want_changes(&mut self, wanted: bool) {
+        self.changes.want(wanted);
+        if wanted {
+            self.slab.iter().for_each(|(index, _)| self.changes.note(index));
+        }
+    }
+
+    /// A place that has changed, and the connection that is there now.
+    pub(crate) fn next_change(&mut self) -> Option<(u32, Option<&mut Connection>)> {
+        let index = self.changes.take()?;
+        Some((index, self.slab.get_mut(index).map(|entry| &mut entry.connection)))
     }
 
     /// Sets when the connection ends if no packet comes.

@@ -237,6 +237,43 @@ impl Masquerade {
         self.pool_of(id)?.lease(now, hold, id, usable)
     }
 
+    /// The scope of a mapping that serves.
+    pub(crate) fn scope(&self, id: u32) -> Option<Scope> {
+        self.slab.get(id).map(|mapping| mapping.scope)
+    }
+
+    /// Brings a mapping back for one connection more, with its port of before this process. Tells whether the port was leased
+    /// just now to it alone. `None` if the port is not to be had, or another mapping contradicts.
+    pub(crate) fn restore(
+        &mut self,
+        filters: &Filters,
+        inside: Inside,
+        external: Endpoint,
+        scope: Scope,
+        usable: impl Fn(u16) -> bool,
+    ) -> Option<(u32, bool)> {
+        let pool = self.pool(external.address, inside.protocol)?;
+        let alone = scope != Scope::Shared;
+        if alone && let Some(known) = self.at(filters, inside.protocol, external) {
+            let mapping = self.slab.get(known).filter(|m| m.inside == inside && m.scope == scope)?;
+            debug_assert_eq!(mapping.port(), external.port);
+            self.acquire(known);
+            return Some((known, false));
+        }
+        let elsewhere = scope == Scope::Independent && self.find(filters, &inside, pool).is_some();
+        if elsewhere || (alone && !usable(external.port)) {
+            return None;
+        }
+        let id = self.insert(filters, inside, pool)?;
+        let Some(lease) = self.pool_mut(pool)?.lease_again(external.port, alone.then_some(id)) else {
+            self.slab.remove(id);
+            return None;
+        };
+        self.settle(id, lease, scope);
+        self.acquire(id);
+        Some((id, alone))
+    }
+
     /// Notes that a connection uses the mapping.
     pub(crate) fn acquire(&mut self, id: u32) {
         if let Some(mapping) = self.slab.get_mut(id) {

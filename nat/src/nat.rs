@@ -17,6 +17,7 @@
 mod commit;
 pub(crate) mod elsewhere;
 mod housekeeping;
+mod restore;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -435,9 +436,14 @@ impl Nat {
             connection.closed_noted = true;
             pool.note_closed(id);
         }
+        let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
+        let mut changed = connection.state != before;
         if refresh {
-            let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
             self.table.set_deadline(id, now + lifetime);
+            changed |= self.table.get(id).is_some_and(|connection| connection.is_stale(lifetime));
+        }
+        if changed {
+            self.table.note_change(id);
         }
         self.translate(packet, id, direction);
         if let Some(key) = fragment {

@@ -102,6 +102,12 @@ impl Owners {
 
     /// Notes a connection.
     pub(crate) fn opened(&mut self, now: Time, owner: OwnerId) {
+        self.restored(now, owner);
+        self.reopened(owner);
+    }
+
+    /// Notes a connection that was opened before this process.
+    pub(crate) fn restored(&mut self, now: Time, owner: OwnerId) {
         if owner == OwnerId::OUTSIDE {
             return;
         }
@@ -109,7 +115,6 @@ impl Owners {
         let entry = self.owners.entry(owner).or_insert_with(|| Owner::new(now, default));
         entry.connections += 1;
         entry.removed = false;
-        entry.tokens = entry.tokens.saturating_sub(TOKEN);
     }
 
     /// Notes the end of a connection.

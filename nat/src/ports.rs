@@ -246,6 +246,27 @@ impl Pool {
         Some(Lease { port, use_: Use::Shared })
     }
 
+    /// Leases this very port again, to a mapping that had it to itself (or shared it, with none): `None` if it is not of the
+    /// pool, or another has it.
+    ///
+    /// Looks for it among the ports that wait: for a start, not for packets.
+    pub(crate) fn lease_again(&mut self, port: u16, mapping: Option<u32>) -> Option<Lease> {
+        let slot = self.slots.get_mut(usize::from(port.checked_sub(self.first)?))?;
+        if mapping.is_some() && slot.mapping != NONE {
+            return None;
+        }
+        slot.mapping = mapping.unwrap_or(slot.mapping);
+        slot.users = slot.users.checked_add(1)?;
+        if slot.users == 1 {
+            self.used += 1;
+        }
+        if std::mem::take(&mut slot.waiting) {
+            self.free.retain(|free| *free != port);
+            self.resting.retain(|(resting, _)| *resting != port);
+        }
+        Some(Lease { port, use_: if mapping.is_some() { Use::Alone } else { Use::Shared } })
+    }
+
     /// Takes a lease back.
     #[expect(clippy::needless_pass_by_value, reason = "a lease is given back once")]
     pub(crate) fn release(&mut self, now: Time, hold: HoldDown, lease: Lease, rest: Rest) {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -124,10 +125,13 @@ impl WorkerHandle {
 #[derive(Debug)]
 pub struct Dataplane {
     shared: Arc<Shared>,
-    workers: Vec<WorkerHandle>,
+    /// None any more after [`Dataplane::halt`].
+    workers: Mutex<Vec<WorkerHandle>>,
     sockets: Mutex<Sockets>,
     generation: Mutex<u64>,
     taps: Mutex<Taps>,
+    /// Frames are received. Before, sockets are open and deaf, and TAP queues are kept back.
+    receives: AtomicBool,
     fast: Option<Arc<FastPath>>,
     /// The user's stages for traces.
     spare_stages: SpareStages,
@@ -173,8 +177,8 @@ struct Tap {
 }
 
 impl Dataplane {
-    /// Opens the packet sockets in `netns` and starts the workers. What they find out comes by the receiver; events are
-    /// lost, not queued without bound, when nobody takes them.
+    /// Opens the packet sockets in `netns` and starts the workers, which receive nothing before [`Dataplane::receive`]. What they
+    /// find out comes by the receiver; events are lost, not queued without bound, when nobody takes them.
     ///
     /// Uplinks are in `host`.
     pub fn start(
@@ -201,14 +205,53 @@ impl Dataplane {
         }
         let dataplane = Self {
             shared,
-            workers,
+            workers: Mutex::new(workers),
             sockets: Mutex::new(Sockets { ports: sockets, uplinks: HashMap::new() }),
             generation: Mutex::default(),
             taps: Mutex::default(),
+            receives: AtomicBool::new(false),
             spare_stages: SpareStages(Mutex::new(stages())),
             fast,
         };
         Ok((dataplane, events))
+    }
+
+    /// Receives frames from now on: by every socket and TAP queue that there is, and all that come.
+    ///
+    /// # Errors
+    /// When the kernel refuses to give frames of the switch namespace.
+    pub fn receive(&self) -> Result<(), StartError> {
+        if self.receives.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let sockets = self.sockets();
+        listen(&sockets.ports, 0).map_err(StartError::PacketSocket)?;
+        for (ifindex, sockets) in &sockets.uplinks {
+            // Where the interface is gone by now, netlink tells.
+            if let Err(e) = listen(sockets, *ifindex) {
+                tracing::warn!("cannot receive from the uplink with index {ifindex}: {e}");
+            }
+        }
+        drop(sockets);
+        let taps = self.taps();
+        for tap in taps.current.values() {
+            self.serve_tap(tap);
+        }
+        Ok(())
+    }
+
+    /// Ends the workers and their part in the kernel: nothing is received or forwarded from here on. What they shared stays as
+    /// it was, for whoever takes over.
+    pub fn halt(&self) {
+        self.shared.epoch.end();
+        let workers = std::mem::take(&mut *self.workers());
+        for worker in &workers {
+            worker.send(Message::Stop);
+        }
+        for worker in workers {
+            // A worker that panicked has ended the process.
+            let _ = worker.thread.join();
+        }
     }
 
     /// Lets the workers know a new world: they take it at their next batch. Sets the generation.
@@ -232,11 +275,22 @@ impl Dataplane {
     /// Gives a TAP port's queues to the workers, one each. With fewer queues than workers the rest sends by the first.
     pub fn add_tap(&self, port: PortId, queues: Vec<OwnedFd>) {
         let queues: Vec<_> = queues.into_iter().map(Arc::new).collect();
-        let Some(first) = queues.first() else { return };
-        let id = self.taps().add(port, queues.clone());
-        for (i, worker) in self.workers.iter().enumerate() {
-            let own = queues.get(i);
-            let queue = TapPort::new(id, Arc::clone(own.unwrap_or(first)));
+        if queues.is_empty() {
+            return;
+        }
+        let mut taps = self.taps();
+        taps.add(port, queues);
+        if let Some(tap) = taps.current.get(&port).filter(|_| self.receives.load(Ordering::Relaxed)) {
+            self.serve_tap(tap);
+        }
+    }
+
+    /// Gives the workers a TAP device's queues.
+    fn serve_tap(&self, tap: &Tap) {
+        let Some(first) = tap.queues.first() else { return };
+        for (i, worker) in self.workers().iter().enumerate() {
+            let own = tap.queues.get(i);
+            let queue = TapPort::new(tap.id, Arc::clone(own.unwrap_or(first)));
             worker.send(Message::AddTap { queue, receive: own.is_some() });
         }
     }
@@ -249,7 +303,7 @@ impl Dataplane {
     /// Takes a TAP port's queues from the workers and closes them.
     pub fn remove_tap(&self, port: PortId) {
         self.taps().current.remove(&port);
-        for worker in &self.workers {
+        for worker in self.workers().iter() {
             worker.send(Message::RemoveTap(port));
         }
     }
@@ -273,19 +327,22 @@ impl Dataplane {
         ifindex: u32,
         filter: &[libc::sock_filter],
     ) -> Result<Vec<Arc<PacketSocket>>, OpenError> {
-        let mut sockets = Vec::with_capacity(self.workers.len());
-        let mut group = None;
-        for worker in &self.workers {
+        let workers = self.workers();
+        let mut sockets = Vec::with_capacity(workers.len());
+        let mut ports = Vec::with_capacity(workers.len());
+        for _ in workers.iter() {
             let socket = Arc::new(PacketSocket::open_unbound()?);
             self.filter_uplink(&socket, filter).map_err(|e| OpenError::Option("SO_ATTACH_FILTER", e))?;
-            let ports = PacketPorts::uplink(Arc::clone(&socket), ifindex)?;
-            socket.bind(ifindex)?;
-            if self.workers.len() > 1 {
-                group = Some(socket.join_fanout(group)?);
-            }
-            worker.send(Message::AddUplink(Box::new(ports)));
+            ports.push(PacketPorts::uplink(Arc::clone(&socket), ifindex)?);
             sockets.push(socket);
         }
+        if self.receives.load(Ordering::Relaxed) {
+            listen(&sockets, ifindex)?;
+        }
+        for (worker, ports) in workers.iter().zip(ports) {
+            worker.send(Message::AddUplink(Box::new(ports)));
+        }
+        drop(workers);
         self.count_losses();
         self.sockets().uplinks.insert(ifindex, sockets.clone());
         Ok(sockets)
@@ -306,7 +363,7 @@ impl Dataplane {
     pub fn remove_uplink(&self, ifindex: u32) {
         self.count_losses();
         self.sockets().uplinks.remove(&ifindex);
-        for worker in &self.workers {
+        for worker in self.workers().iter() {
             worker.send(Message::RemoveUplink(ifindex));
         }
     }
@@ -339,7 +396,7 @@ impl Dataplane {
 
     /// Lets the workers look at what is due: after something was changed behind their back.
     pub fn wake(&self) {
-        for worker in &self.workers {
+        for worker in self.workers().iter() {
             worker.send(Message::Tick);
         }
     }
@@ -347,8 +404,8 @@ impl Dataplane {
     /// Returns when every worker has let go of every snapshot and queue older than this call. After that a port's number
     /// may be reused. Blocks for a batch at most (microseconds); never to be called from a worker.
     pub fn quiesce(&self) {
-        let (done, all) = sync_channel(self.workers.len());
-        for worker in &self.workers {
+        let (done, all) = sync_channel(self.workers().len());
+        for worker in self.workers().iter() {
             worker.send(Message::Quiesce(done.clone()));
         }
         drop(done);
@@ -377,6 +434,10 @@ impl Dataplane {
         self.shared.neighbors.remove_port(port);
         self.forwarding().remove_port(worker::now(), port);
         self.wake();
+    }
+
+    fn workers(&self) -> MutexGuard<'_, Vec<WorkerHandle>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sockets(&self) -> MutexGuard<'_, Sockets> {
@@ -424,17 +485,6 @@ impl Dataplane {
         let not_received = drops.get(DropReason::NotReceived);
         Totals { received, forwarded, answered, dropped: drops.total(), not_received }
     }
-
-    /// Ends the workers and closes their sockets.
-    pub fn stop(self) {
-        for worker in &self.workers {
-            worker.send(Message::Stop);
-        }
-        for worker in self.workers {
-            // A worker that panicked has ended the process.
-            let _ = worker.thread.join();
-        }
-    }
 }
 
 impl Taps {
@@ -446,19 +496,23 @@ impl Taps {
     }
 }
 
-/// A socket for each worker, in the switch namespace.
+/// A socket for each worker, in the switch namespace, deaf so far.
 fn open_sockets(netns: &NetNs, count: usize) -> Result<Vec<Arc<PacketSocket>>, StartError> {
     let _inside = netns.enter().map_err(StartError::Namespace)?;
-    let mut sockets = Vec::with_capacity(count);
+    let open = |_| PacketSocket::open_unbound().map(Arc::new);
+    (0..count).map(open).collect::<Result<_, _>>().map_err(StartError::PacketSocket)
+}
+
+/// Lets sockets receive from an interface (0: all of their namespace), sharing what comes.
+fn listen(sockets: &[Arc<PacketSocket>], ifindex: u32) -> Result<(), OpenError> {
     let mut group = None;
-    for _ in 0..count {
-        let socket = PacketSocket::open().map_err(StartError::PacketSocket)?;
-        if count > 1 {
-            group = Some(socket.join_fanout(group).map_err(StartError::PacketSocket)?);
+    for socket in sockets {
+        socket.bind(ifindex)?;
+        if sockets.len() > 1 {
+            group = Some(socket.join_fanout(group)?);
         }
-        sockets.push(Arc::new(socket));
     }
-    Ok(sockets)
+    Ok(())
 }
 
 /// The fast path, if the kernel has what it takes. Everything works without.

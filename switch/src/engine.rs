@@ -98,7 +98,8 @@ impl Shared {
     /// Copies the connections under their lock, during which workers wait: some ten milliseconds for 200,000 of them.
     pub fn fork(&self) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
-        let forwarding = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut forwarding = self.forwarding.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        forwarding.nat.want_changes(false);
         let epoch = Arc::<Epoch>::default();
         let shared = Self {
             epoch: Arc::clone(&epoch),
@@ -313,6 +314,7 @@ impl Engine {
         shared.received.fetch_add((batch.len() - ignored) as u64, Ordering::Relaxed);
         if let Some(state) = lock.taken() {
             let more = state.nat.expire(now, STEPS_PER_BATCH);
+            state.write_down(snapshot);
             self.note_timers(now, state, more);
         }
         self.add_extras(snapshot, batch);
@@ -330,6 +332,7 @@ impl Engine {
         self.pipeline.router.tick(now, snapshot, &shared.neighbors, &mut lock);
         let state = lock.get();
         let more = state.nat.expire(now, STEPS_PER_TICK);
+        state.write_down(snapshot);
         self.note_timers(now, state, more);
         self.add_extras(snapshot, batch);
         if let Some(observers) = &snapshot.observers {

@@ -16,6 +16,7 @@ pub mod fastpath;
 pub mod fdb;
 pub mod frame;
 pub mod guard;
+pub mod journal;
 pub mod learn;
 pub mod mac;
 pub mod observe;

@@ -3,11 +3,13 @@
 
 mod files;
 mod frame;
+mod journal;
 mod nat_packet;
 mod nat_sequence;
 
 pub use files::{config, state_file};
 pub use frame::frame;
+pub use journal::journal;
 pub use nat_packet::nat_packet;
 pub use nat_sequence::{Step, nat_sequence, nat_steps};
 
@@ -15,12 +17,13 @@ pub use nat_sequence::{Step, nat_sequence, nat_steps};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("frame", frame),
     ("nat_packet", nat_packet),
     ("nat_sequence", nat_sequence),
     ("state_file", state_file),
     ("config", config),
+    ("journal", journal),
 ];
 
 /// Takes bytes from the front of an input.

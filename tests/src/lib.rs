@@ -15,4 +15,5 @@ pub mod outside;
 pub mod process;
 pub mod raw;
 pub mod site;
+pub mod ssh;
 pub mod stream;

@@ -173,6 +173,19 @@ impl Site {
         });
     }
 
+    /// `swd --replace`: waits until the new one is ready and the old one has ended. Gives the old one's exit code.
+    ///
+    /// # Panics
+    /// When either does not happen.
+    #[track_caller]
+    pub fn replace(&mut self) -> i32 {
+        let mut old = self.swd.take().expect("swd runs");
+        self.arguments.push("--replace".to_owned());
+        self.start();
+        self.arguments.pop();
+        old.wait(s(5)).unwrap_or_else(|| panic!("the old swd does not end:\n{}", old.log()))
+    }
+
     /// Starts swd and does not wait.
     #[track_caller]
     pub fn spawn(&mut self) {
@@ -236,6 +249,24 @@ impl Site {
         let mut swd = self.swd.take().expect("swd runs");
         swd.signal(Signal::SIGTERM);
         swd.wait(s(5)).unwrap_or_else(|| panic!("swd does not end on SIGTERM:\n{}", swd.log()))
+    }
+
+    /// The processes that keep what outlives swd: one, but for a moment.
+    ///
+    /// # Panics
+    /// When there is no /proc.
+    pub fn keepers(&self) -> Vec<i32> {
+        let socket = self.runtime_dir().join(format!("{}.keeper", self.name));
+        let socket = socket.to_str().expect("UTF-8");
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        processes
+            .filter_map(|p| {
+                let pid = p.file_name().to_str()?.parse().ok()?;
+                let line = fs::read(p.path().join("cmdline")).ok()?;
+                let mut words = line.split(|b| *b == 0);
+                (words.next() == Some(b"swd-keeper") && words.any(|w| w == socket.as_bytes())).then_some(pid)
+            })
+            .collect()
     }
 
     /// Is swd alive?

@@ -5,9 +5,11 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::thread;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tests::netns::Namespace;
 use tests::outside::unwatched;
-use tests::process::{python, run, s, tool, wait_until};
+use tests::process::{python, run, s, tool, wait_for, wait_until};
 use tests::site::{Site, Way};
 
 const WAN: &str = "172.16.0.1";
@@ -23,9 +25,10 @@ fn serve(listener: TcpListener) {
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
             let _ = stream.write_all(from.ip().to_string().as_bytes());
+            // To close with a question unread would be a reset, which may overtake the answer.
             let _ = stream.shutdown(Shutdown::Write);
-            // What a client has sent and nobody read would make the end a reset, and lose the answer.
-            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            let _ = stream.set_read_timeout(Some(s(2)));
+            let _ = stream.read_to_end(&mut Vec::new());
         }
     });
 }
@@ -142,7 +145,7 @@ fn a_program_that_takes_a_port_of_ours_is_told_of() {
     wait_until("it is told", s(5), || events.log().contains("port-taken") && events.log().contains(&me));
     drop(taken);
     wait_until("it is gone", s(30), || problem("7000-7009/tcp").is_null());
-    events.signal(nix::sys::signal::Signal::SIGTERM);
+    events.signal(Signal::SIGTERM);
     events.wait(s(5));
 }
 
@@ -154,7 +157,13 @@ fn a_port_that_was_taken_while_swd_was_away_is_had_when_it_is_free() {
     serve(c1.ns.tcp_listen("0.0.0.0:5000"));
     site.ctl(&["publish", "5000", "172.18.0.10:5000"]);
     site.kill();
-    let taken = site.host.tcp_listen("0.0.0.0:5000");
+    // The port is kept for the next swd, but not by a keeper that is killed as well.
+    let take = || site.host.enter(|| TcpListener::bind("0.0.0.0:5000"));
+    assert!(take().is_err());
+    for keeper in site.keepers() {
+        kill(Pid::from_raw(keeper), Signal::SIGKILL).expect("kill");
+    }
+    let taken = wait_for("the port is free", s(5), || take().ok());
     site.start();
     let problem = || site.row(&["published"], "name", "5000/tcp").expect("listed")["problem"].clone();
     assert!(problem().as_str().is_some_and(|p| p.contains("5000/tcp is used by")), "{}", problem());

@@ -5,24 +5,9 @@ use nix::unistd::Pid;
 use tests::process::{s, wait_for, wait_until};
 use tests::site::{Container, GATEWAY, Site, Way};
 
-/// The keepers of an instance.
-fn keepers(site: &Site) -> Vec<i32> {
-    let socket = site.runtime_dir().join(format!("{}.keeper", site.name()));
-    let socket = socket.to_str().expect("UTF-8");
-    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
-    processes
-        .filter_map(|p| {
-            let pid = p.file_name().to_str()?.parse().ok()?;
-            let line = std::fs::read(p.path().join("cmdline")).ok()?;
-            let mut words = line.split(|b| *b == 0);
-            (words.next() == Some(b"swd-keeper") && words.any(|w| w == socket.as_bytes())).then_some(pid)
-        })
-        .collect()
-}
-
 #[track_caller]
 fn keeper(site: &Site) -> i32 {
-    wait_for("one keeper", s(10), || match keepers(site)[..] {
+    wait_for("one keeper", s(10), || match site.keepers()[..] {
         [one] => Some(one),
         _ => None,
     })
@@ -51,7 +36,7 @@ fn another_keeper_gets_the_queues_of_tap_ports() {
     for round in 1..=2 {
         let first = keeper(&site);
         kill(Pid::from_raw(first), Signal::SIGKILL).expect("kill");
-        wait_until("another keeper", s(10), || keepers(&site).iter().any(|k| *k != first));
+        wait_until("another keeper", s(10), || site.keepers().iter().any(|k| *k != first));
         // Whoever is answered finds it at work: the control plane is one thread.
         site.ctl(&["status"]);
         all_reach_each_other(&c1, &c2, &c3);

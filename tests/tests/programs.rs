@@ -2,7 +2,6 @@
 //!
 //! The outside is a router (`wan`) and a host behind it (`far`), so that there is somebody on the way to hear of.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::thread;
@@ -10,8 +9,9 @@ use std::thread;
 use tests::for_each_port_kind;
 use tests::netns::{Namespace, veth};
 use tests::outside::Outside;
-use tests::process::{Background, Output, run, run_with_input, s, wait_until};
+use tests::process::{Background, run, run_with_input, s, wait_until};
 use tests::site::{Site, Way, heavy};
+use tests::ssh::Sshd;
 
 /// Bytes to send by ssh, once in each direction; elsewhere a tenth has to do.
 const LARGE: u32 = 200_000_000;
@@ -245,66 +245,24 @@ for_each_port_kind! {
     }
 }
 
-/// An ssh server with keys of its own, and what it takes to get in.
-struct Ssh<'a> {
-    road: &'a Road<'a>,
-    _server: Background,
-}
-
-impl<'a> Ssh<'a> {
-    fn start(road: &'a Road<'a>) -> Self {
-        let file = |name: &str| road.site.file(name).display().to_string();
-        for key in ["host", "user"] {
-            let mut keygen = Command::new("ssh-keygen");
-            run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &file(key)]), s(20)).ok();
-        }
-        let config = format!(
-            "HostKey {}\nAuthorizedKeysFile {}\nPort 2022\nPidFile none\nUsePAM no\nStrictModes no\nUseDNS no\n\
-             PermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n",
-            file("host"),
-            file("user.pub"),
-        );
-        fs::write(file("sshd_config"), config).expect("write");
-        // sshd wants /run/sshd: it gets a /run of its own.
-        let script = format!(
-            "mount -t tmpfs none /run && mkdir /run/sshd && exec /usr/sbin/sshd -De -f {}",
-            file("sshd_config")
-        );
-        let server = road.start(&["unshare", "--mount", "sh", "-c", &script], "sshd.log");
-        wait_until("sshd listens", s(10), || server.log().contains("Server listening on 0.0.0.0"));
-        Self { road, _server: server }
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        let key = self.road.site.file("user").display().to_string();
-        let options = [
-            "-i",
-            &key,
-            "-F",
-            "none",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-        ];
-        let more = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"];
-        self.road.client.run(&[&words[..1], &options, &more, &words[1..]].concat()).ok()
-    }
-}
-
 /// A file by scp, and its checksum by ssh.
 fn copies(road: &Road<'_>, address: &str, length: u32) {
     let file = |name: &str| road.site.file(name).display().to_string();
     run(Command::new("sh").args(["-c", &format!("head -c {length} /dev/urandom >{}", file("large"))]), s(60))
         .ok();
     let sum = run(Command::new("sha256sum").arg(file("large")), s(60)).ok().stdout;
-    let ssh = Ssh::start(road);
+    let server = Sshd::start(road.server, road.site.file("").as_path(), "ssh");
+    let ssh = |words: &[&str]| {
+        let options = server.options();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        road.client.run(&[&words[..1], &options, &words[1..]].concat()).ok()
+    };
     let to = match address.contains(':') {
         true => format!("root@[{address}]:{}", file("copy")),
         false => format!("root@{address}:{}", file("copy")),
     };
-    ssh.run(&["scp", "-q", "-P2022", &file("large"), &to]);
-    let copied = ssh.run(&["ssh", "-p2022", &format!("root@{address}"), "sha256sum", &file("copy")]).stdout;
+    ssh(&["scp", "-q", "-P2022", &file("large"), &to]);
+    let copied = ssh(&["ssh", "-p2022", &format!("root@{address}"), "sha256sum", &file("copy")]).stdout;
     assert_eq!(sum.split_whitespace().next(), copied.split_whitespace().next());
 }
 

@@ -1,7 +1,7 @@
 //! `swctl status`, `swctl drops`.
 
 use ctl::{
-    api::{DropCount, Guards, Status},
+    api::{DropCount, Guards, Restored, Status},
     client::Client,
 };
 use jiff::{Timestamp, Unit};
@@ -38,6 +38,7 @@ fn describe(status: &Status, now: Timestamp) -> String {
             if status.fast_path { format!("{} flows", status.fast_flows) } else { "off".to_owned() },
         ),
         ("Connections", format!("{} of {}", status.connections, status.max_connections)),
+        ("Taken over", taken_over(&status.restored)),
         ("Pool", table::optional(status.pool.as_deref())),
         ("Port guards", table::optional(status.guards.map(Guards::name))),
         ("Received", status.received.to_string()),
@@ -46,6 +47,15 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Dropped", status.drops.to_string()),
         ("Not received", status.not_received.to_string()),
     ])
+}
+
+/// Connections of the daemon before this one.
+fn taken_over(restored: &Restored) -> String {
+    let refused: Vec<String> = restored.refused.iter().map(|(why, count)| format!("{count} {why}")).collect();
+    match refused.is_empty() {
+        true => restored.connections.to_string(),
+        false => format!("{} (not: {})", restored.connections, refused.join(", ")),
+    }
 }
 
 fn list(drops: &[DropCount], all: bool) -> String {
@@ -84,6 +94,8 @@ mod tests {
             guards: Some(Guards::Bpf),
             fast_path: true,
             fast_flows: 2,
+            restored: Restored { connections: 11, refused: [("torn".to_owned(), 2)].into() },
+            unjournalled: 0,
         };
         let text = describe(&status, "2026-11-21T21:02:03Z".parse().unwrap());
         let lines: Vec<&str> = text.lines().collect();

@@ -107,6 +107,27 @@ impl Ends {
         Some((ends, State::SynReceived))
     }
 
+    /// What is worth keeping of each end where sequence numbers go on without us: its flags and its shift.
+    pub(crate) const fn essence(&self) -> [[u8; 2]; 2] {
+        let [a, b] = &self.0;
+        [[a.flags, a.shift], [b.flags, b.shift]]
+    }
+
+    /// The ends as [`Self::essence`] told them. Their numbers are learned anew, as of a connection that is met in the middle.
+    /// `None` if there are no such ends, or not in this state.
+    pub(crate) fn from_essence(essence: [[u8; 2]; 2], state: State) -> Option<Self> {
+        const ALL: u8 = KNOWN | SYN | SYN_ACKED | FIN | FIN_ACKED | SCALES;
+        let mut ends = Self::NEW;
+        for (end, [flags, shift]) in ends.0.iter_mut().zip(essence) {
+            if flags & !ALL != 0 || shift > MAX_SHIFT {
+                return None;
+            }
+            end.flags = flags & !KNOWN;
+            end.shift = shift;
+        }
+        (state == State::Reset || ends.state() == state).then_some(ends)
+    }
+
     /// The sender and the receiver of what travels in `direction`.
     const fn by(&mut self, direction: Direction) -> (&mut End, &mut End) {
         match (&mut self.0, direction) {

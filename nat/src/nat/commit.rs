@@ -258,7 +258,7 @@ impl Nat {
         self.release(now, connection.mapping, rest);
     }
 
-    fn release(&mut self, now: Time, mapping: u32, rest: Rest) {
+    pub(super) fn release(&mut self, now: Time, mapping: u32, rest: Rest) {
         if let Some(ended) = self.masquerade.release(now, mapping, rest)
             && let Some(kind) = ended.kind
         {

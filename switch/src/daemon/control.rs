@@ -57,6 +57,8 @@ pub struct Daemon {
     pub(super) captures: Vec<Arc<Capture>>,
     /// Addresses that Docker was given and has not used yet.
     pub(super) promised: Promised,
+    /// Connections of the daemon before this one.
+    pub(super) restored: ctl::api::Restored,
 }
 
 /// What a request failed of.
@@ -118,6 +120,7 @@ impl Daemon {
                     tracing::error!("TAP port {name} ends with this swd: {e}");
                 }
             }
+            self.leave_guards_again();
         }
         self.keeper.watch().ok()
     }

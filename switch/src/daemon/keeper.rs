@@ -3,13 +3,17 @@
 //! - The switch namespace. The pin below /run/netns would do, but where swd runs in a mount namespace of its own (`ip
 //!   netns exec`, systemd's PrivateMounts) the pin ends with it, and every veth pair with the namespace.
 //! - Duplicates of the queues of TAP ports. A TAP device ends with its last descriptor.
+//! - What keeps the host's stack silent for swd's ports while swd is not running ([`Safe`]), and, from a daemon that ends in
+//!   good order to the next one, what its relay carries. These for [`GRACE`] after the daemon has gone, no longer: an
+//!   swd that was stopped for good gives its ports back.
 //!
 //! It has no state but that, and one client at a time in practice: the daemon. It ends when the pin or its own socket is
 //! removed and no client is connected, so `ip netns del` and the end of a test's folder leave nothing behind.
 //!
-//! Protocol: a request is one message, a letter and a port name; an answer is one message. Descriptors travel with it.
+//! Protocol: a request is one message, a letter and a name; an answer is one message. Descriptors travel with it.
 //! Only root (or whom the keeper runs as) may talk to it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +22,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
@@ -30,6 +35,10 @@ use crate::sys::netns::NetNs;
 
 /// Hidden subcommand that makes a process the keeper.
 pub const SUBCOMMAND: &str = "keeper";
+/// Begins the names of what is not a port's queues. No port's name begins so.
+pub const NOT_A_PORT: char = '=';
+/// How long such things are held after the last client has gone.
+const GRACE: Duration = Duration::from_secs(120);
 /// Longest request or answer.
 const MAX_MESSAGE: usize = 256;
 /// Most clients at once: the daemon, and one that takes over from it.
@@ -136,6 +145,14 @@ impl Keeper {
         self.ask(b'd', port, &[]).map(|_| ())
     }
 
+    /// Everything that it holds besides queues, by name.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn kept(&self) -> io::Result<BTreeMap<String, Vec<OwnedFd>>> {
+        Ok(self.all()?.into_iter().filter(|(name, _)| name.starts_with(NOT_A_PORT)).collect())
+    }
+
     /// Makes it end.
     pub fn end(self) {
         let _ = self.ask(b'x', "", &[]);
@@ -151,6 +168,43 @@ impl Keeper {
             Some((b'+', text)) => Ok((String::from_utf8_lossy(text).into_owned(), got)),
             Some((_, text)) => Err(io::Error::other(String::from_utf8_lossy(text).into_owned())),
             None => Err(io::Error::other("the keeper is gone")),
+        }
+    }
+}
+
+/// A keeper, as those see it who leave something there in passing: a keeper that is gone is no error of theirs.
+#[derive(Debug)]
+pub struct Safe {
+    socket: PathBuf,
+    keeper: Mutex<Option<Keeper>>,
+}
+
+impl Safe {
+    /// The keeper that listens at `socket`, now or later.
+    pub const fn new(socket: PathBuf) -> Self {
+        Self { socket, keeper: Mutex::new(None) }
+    }
+
+    /// Leaves descriptors there, in place of others of this name.
+    pub fn put(&self, name: &str, fds: &[impl AsFd]) {
+        self.ask(name, |keeper| keeper.put(name, fds));
+    }
+
+    /// Takes them away.
+    pub fn delete(&self, name: &str) {
+        self.ask(name, |keeper| keeper.delete(name));
+    }
+
+    fn ask(&self, name: &str, work: impl Fn(&Keeper) -> io::Result<()>) {
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if keeper.as_ref().is_some_and(|keeper| work(keeper).is_ok()) {
+            return;
+        }
+        // Another one may have been started since.
+        *keeper = Keeper::connect(&self.socket);
+        let done = keeper.as_ref().map_or_else(|| Err(io::ErrorKind::NotConnected.into()), work);
+        if let Err(e) = done {
+            tracing::warn!("the keeper does not take {name}: {e}");
         }
     }
 }
@@ -200,7 +254,9 @@ pub fn serve(socket: &Path, pin: &Path) -> io::Result<()> {
             watch.add_watch(folder, gone)?;
         }
     }
-    let mut held = Held { netns, ports: Vec::new() };
+    let mut held = Held { netns, things: BTreeMap::new() };
+    // When the last client went.
+    let mut alone: Option<Instant> = None;
     let mut clients: Vec<UnixStream> = Vec::new();
     let place = Place { socket: socket.to_owned(), inode, pin: pin.to_owned() };
     loop {
@@ -212,7 +268,15 @@ pub fn serve(socket: &Path, pin: &Path) -> io::Result<()> {
             PollFd::new(watch.as_fd(), PollFlags::POLLIN),
         ];
         polled.extend(clients.iter().map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut polled, PollTimeout::NONE) {
+        let patience = match alone {
+            Some(since) if held.is_more_than_queues() => {
+                let left = GRACE.saturating_sub(since.elapsed());
+                // A millisecond more: not to wake too early.
+                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::NONE)
+            }
+            _ => PollTimeout::NONE,
+        };
+        match poll(&mut polled, patience) {
             Err(nix::errno::Errno::EINTR) => continue,
             other => other?,
         };
@@ -242,6 +306,12 @@ pub fn serve(socket: &Path, pin: &Path) -> io::Result<()> {
             let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
             let _ = client.set_write_timeout(Some(Duration::from_secs(1)));
             clients.push(client);
+        }
+        match (clients.is_empty(), alone) {
+            (false, _) => alone = None,
+            (true, None) => alone = Some(Instant::now()),
+            (true, Some(since)) if since.elapsed() >= GRACE => held.forget_all_but_queues(),
+            (true, Some(_)) => {}
         }
     }
 }
@@ -303,7 +373,7 @@ impl Place {
 
 struct Held {
     netns: NetNs,
-    ports: Vec<(String, Vec<OwnedFd>)>,
+    things: BTreeMap<String, Vec<OwnedFd>>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -313,6 +383,14 @@ enum Next {
 }
 
 impl Held {
+    fn is_more_than_queues(&self) -> bool {
+        self.things.keys().any(|name| name.starts_with(NOT_A_PORT))
+    }
+
+    fn forget_all_but_queues(&mut self) {
+        self.things.retain(|name, _| !name.starts_with(NOT_A_PORT));
+    }
+
     /// Reads one request and answers it; an error ends the client.
     fn answer(&mut self, client: &UnixStream) -> io::Result<Next> {
         let mut request = [0; MAX_MESSAGE];
@@ -329,15 +407,14 @@ impl Held {
         match what {
             b'n' => reply("", &[self.netns.as_fd()])?,
             b'p' => {
-                self.ports.retain(|(n, _)| *n != name);
-                self.ports.push((name, queues));
+                self.things.insert(name, queues);
                 reply("", &[])?;
             }
             b'd' => {
-                self.ports.retain(|(n, _)| *n != name);
+                self.things.remove(&name);
                 reply("", &[])?;
             }
-            b'g' => match name.parse().ok().and_then(|at: usize| self.ports.get(at)) {
+            b'g' => match name.parse().ok().and_then(|at: usize| self.things.iter().nth(at)) {
                 Some((name, queues)) => {
                     reply(name, &queues.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
                 }

@@ -61,8 +61,8 @@ pub enum NamespaceError {
 pub struct Place {
     /// The switch namespace.
     pub netns: NetNs,
-    /// The claim on it. It ends with the process, however that ends.
-    pub claim: UnixListener,
+    /// The claim on it, if it was to be claimed.
+    pub claim: Option<UnixListener>,
     /// Who holds it.
     pub keeper: Keeper,
     /// The namespace was made just now: whatever was in an earlier one is lost.
@@ -73,9 +73,11 @@ pub struct Place {
 
 /// The switch namespace of an instance: that of the pin, else that of a running keeper, else a new one.
 ///
+/// `take` claims it. Who takes over from another daemon does so when that one has ended.
+///
 /// # Errors
 /// When none can be had.
-pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<Place, NamespaceError> {
+pub fn open(name: &str, runtime_dir: &Path, host: &NetNs, take: bool) -> Result<Place, NamespaceError> {
     let pin = Path::new(NETNS_DIR).join(name);
     let socket = keeper_socket(name, runtime_dir);
     let pin_error = |source| NamespaceError::Pin { path: pin.clone(), source };
@@ -103,12 +105,7 @@ pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<Place, Names
     if matches!((netns.id(), host.id()), (Ok(a), Ok(b)) if a == b) {
         return Err(NamespaceError::IsHost(pin));
     }
-    let claim = claim(&netns).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            NamespaceError::Taken { name: name.to_owned(), pin: pin.clone(), pid: claimant(&netns) }
-        }
-        _ => NamespaceError::Make(source),
-    })?;
+    let claim = take.then(|| claim(name, &netns)).transpose()?;
     silence(&netns).map_err(NamespaceError::Make)?;
     let keeper = match (keeper, held) {
         (Some(keeper), true) => keeper,
@@ -126,9 +123,22 @@ pub fn open(name: &str, runtime_dir: &Path, host: &NetNs) -> Result<Place, Names
 /// free again when their owner has died; a lock file would be missed by a daemon with another runtime folder.
 const CLAIM: &[u8] = b"swd";
 
-fn claim(netns: &NetNs) -> io::Result<UnixListener> {
-    let _inside = netns.enter()?;
-    UnixListener::bind_addr(&SocketAddr::from_abstract_name(CLAIM)?)
+/// Claims a switch namespace for this daemon. The claim ends with the process, however that ends.
+///
+/// # Errors
+/// When another swd has it.
+pub fn claim(name: &str, netns: &NetNs) -> Result<UnixListener, NamespaceError> {
+    let bind = || {
+        let _inside = netns.enter()?;
+        UnixListener::bind_addr(&SocketAddr::from_abstract_name(CLAIM)?)
+    };
+    bind().map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            let pin = Path::new(NETNS_DIR).join(name);
+            NamespaceError::Taken { name: name.to_owned(), pin, pid: claimant(netns) }
+        }
+        _ => NamespaceError::Make(source),
+    })
 }
 
 /// The process that has claimed a switch namespace.
@@ -138,7 +148,8 @@ fn claimant(netns: &NetNs) -> Option<i32> {
     getsockopt(&stream, PeerCredentials).ok().map(|peer| peer.pid())
 }
 
-fn keeper_socket(name: &str, runtime_dir: &Path) -> PathBuf {
+/// Where the keeper of an instance listens.
+pub fn keeper_socket(name: &str, runtime_dir: &Path) -> PathBuf {
     runtime_dir.join(format!("{name}.keeper"))
 }
 

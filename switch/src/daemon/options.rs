@@ -37,6 +37,9 @@ pub struct Options {
     /// Folder in which Docker looks for sockets of plugins.
     #[arg(long, value_name = "DIR", default_value = super::docker::PLUGINS)]
     pub docker_plugins: PathBuf,
+    /// Take over from the instance of this name that runs: its connections, and those of its relay, go on.
+    #[arg(long)]
+    pub replace: bool,
     #[command(subcommand)]
     pub(super) internal: Option<Internal>,
 }

@@ -16,6 +16,7 @@ use super::control::Daemon;
 use super::dial::Dials;
 use super::filter::{self, Wanted};
 use super::links::{Link, LinkError};
+use super::passage::Passage;
 use super::portguard::{self, GuardError, GuardLimits, Guards, Mechanism, Purpose, Taken};
 use super::publishes::{Key, Publish, Publishes};
 use super::relay::{Relay, RelayLimits};
@@ -80,10 +81,12 @@ pub(super) struct Outside {
     /// The same at the last look, and sockets without a process.
     seen: Vec<Taken>,
     limits: GuardLimits,
-    guards: Option<Guards>,
-    relay: Option<Relay>,
+    pub(super) guards: Option<Guards>,
+    pub(super) relay: Option<Relay>,
     /// Leads those clients of the host past the relay that it can.
     dials: Option<Dials>,
+    /// What passes from one daemon to the next.
+    pub(super) passage: Passage,
     relayed: Arc<RwLock<Relayed>>,
     /// The external ports of masquerade, as configured.
     ports: RangeInclusive<u16>,
@@ -91,7 +94,12 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    pub(super) fn new(wanted: Uplink, ports: RangeInclusive<u16>, mechanism: Option<Mechanism>) -> Self {
+    pub(super) fn new(
+        wanted: Uplink,
+        ports: RangeInclusive<u16>,
+        mechanism: Option<Mechanism>,
+        passage: Passage,
+    ) -> Self {
         Self {
             wanted,
             uplinks: BTreeMap::new(),
@@ -104,9 +112,10 @@ impl Outside {
             refused: BTreeMap::new(),
             intruders: Vec::new(),
             seen: Vec::new(),
-            limits: GuardLimits { mechanism, ..GuardLimits::default() },
+            limits: GuardLimits { mechanism, predecessor: passage.predecessor, ..GuardLimits::default() },
             guards: None,
             relay: None,
+            passage,
             dials: None,
             relayed: Arc::default(),
             ports,
@@ -145,25 +154,13 @@ impl Outside {
     /// The guards and the relay: started when first needed.
     fn guards(&mut self, host: &crate::sys::netns::NetNs) -> Result<&mut Guards, GuardError> {
         if self.guards.is_none() {
-            let (guards, sockets) = Guards::with_limits(host, self.limits)?;
+            let (safe, kept) = self.passage.for_guards();
+            let (guards, sockets) = Guards::with_safe(host, self.limits, Some(safe), kept)?;
             if let (None, Some(refusal)) = (self.limits.mechanism, guards.refusal()) {
                 tracing::warn!(
                     "ports are guarded by a socket each, at most {} of them: {refusal}",
                     self.limits.ports
                 );
-            }
-            let relayed = Arc::clone(&self.relayed);
-            let targets = Arc::new(move |protocol, dialled: SocketAddr, client: SocketAddr| {
-                let transport = match protocol {
-                    portguard::Protocol::Tcp => Transport::Tcp,
-                    portguard::Protocol::Udp => Transport::Udp,
-                };
-                let Relayed { publishes, own } = &*relayed.read().unwrap_or_else(PoisonError::into_inner);
-                publishes.relayed(transport, dialled, client.ip(), own)
-            });
-            match Relay::start(sockets, targets, RelayLimits::default()) {
-                Ok(relay) => self.relay = Some(relay),
-                Err(e) => tracing::error!("clients on the host cannot reach published ports: {e}"),
             }
             if guards.mechanism() == Mechanism::Lookup {
                 match Dials::start(host) {
@@ -173,11 +170,33 @@ impl Outside {
             }
             self.guards = Some(guards);
             self.tell_addresses();
+            self.passage.sockets = Some(sockets);
+            if self.passage.is_settled() {
+                self.settle();
+            }
         }
         match &mut self.guards {
             Some(guards) => Ok(guards),
             // Was set just now.
             None => Err(GuardError::System(std::io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// Starts the relay that was put off.
+    pub(super) fn start_relay(&mut self) {
+        let Some(sockets) = self.passage.sockets.take() else { return };
+        let relayed = Arc::clone(&self.relayed);
+        let targets = Arc::new(move |protocol, dialled: SocketAddr, client: SocketAddr| {
+            let transport = match protocol {
+                portguard::Protocol::Tcp => Transport::Tcp,
+                portguard::Protocol::Udp => Transport::Udp,
+            };
+            let Relayed { publishes, own } = &*relayed.read().unwrap_or_else(PoisonError::into_inner);
+            publishes.relayed(transport, dialled, client.ip(), own)
+        });
+        match Relay::start(sockets, targets, RelayLimits::default()) {
+            Ok(relay) => self.relay = Some(relay),
+            Err(e) => tracing::error!("clients on the host cannot reach published ports: {e}"),
         }
     }
 

@@ -10,6 +10,7 @@ use ctl::config::Config;
 use super::apply::{Mark, tap_link};
 use super::control::{Daemon, Error};
 use super::desired::{Attachment, Origin, Port};
+use super::keeper;
 use super::links::{Link, LinkError, Notice};
 use super::live::LiveLink;
 use super::plan::Action;
@@ -111,6 +112,7 @@ impl Daemon {
         }
         let mut queues: HashMap<String, Vec<OwnedFd>> =
             self.keeper.all().unwrap_or_default().into_iter().collect();
+        queues.retain(|name, _| !name.starts_with(keeper::NOT_A_PORT));
         for name in self.desired.networks.keys().cloned().collect::<Vec<_>>() {
             self.set_up(&Action::AddNetwork(name)).await?;
         }

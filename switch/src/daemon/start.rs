@@ -12,19 +12,21 @@ use ctl::config::{Config, ConfigError, Uplink};
 use ctl::spec::{self, SpecError};
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::confine::{self, ConfineError};
 use super::control::{Daemon, Error};
 use super::docker::{self, Promised};
 use super::events::Events;
+use super::handover::{HandoverError, Predecessor};
 use super::links::{Conn, LinkError, Watch, default_interface};
 use super::live::Live;
 use super::namespace::{self, NamespaceError};
 use super::options::{Internal, Options};
 use super::outside::Outside;
+use super::passage::Passage;
 use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
 use super::{api, keeper, log, settings, view};
@@ -40,6 +42,9 @@ const GATHER: Duration = Duration::from_millis(3);
 const SWEEP: Duration = Duration::from_secs(30);
 /// How often the kernel is asked what it forwarded, while it forwards anything.
 const COLLECT: Duration = Duration::from_secs(1);
+
+/// How long a daemon that was replaced may take to end.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether ports were taken from swd, and whether such that were refused are to be had now.
 const MEND: Duration = Duration::from_secs(10);
@@ -98,6 +103,9 @@ pub enum StartupError {
     /// What was there before, or is configured, cannot be set up.
     #[error(transparent)]
     Control(#[from] Error),
+    /// Nothing was taken over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The API.
     #[error("{0}")]
     Api(String),
@@ -160,11 +168,42 @@ pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError>
 async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Result<(), StartupError> {
     settings::raise_descriptors();
     // Before anything can be left behind.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ends =
+        Ends { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let folder = &options.runtime_dir;
     std::fs::create_dir_all(folder).map_err(|source| StartupError::File { path: folder.clone(), source })?;
-    let _lock = lock(folder, &options.name)?;
+    let socket = folder.join(format!("{}.sock", options.name));
+    let predecessor = match options.replace {
+        true => Some(Predecessor::find(&options.name, &socket).await?),
+        false => None,
+    };
+    let started = serve(options, config, stages, &socket, predecessor.as_ref(), &mut ends).await;
+    if let (Err(_), Some(predecessor)) = (&started, &predecessor) {
+        predecessor.call_off().await;
+    }
+    started
+}
+
+/// The signals that end the daemon.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+async fn serve(
+    options: &Options,
+    config: &Config,
+    stages: &StageFactory,
+    socket: &Path,
+    predecessor: Option<&Predecessor>,
+    ends: &mut Ends,
+) -> Result<(), StartupError> {
+    let folder = &options.runtime_dir;
+    // While another one runs, its name and its namespace are its own.
+    let mut held = match predecessor {
+        Some(_) => None,
+        None => Some(lock(folder, &options.name)?),
+    };
     let mut store = Store::open(&options.state_dir, &options.name)?;
     let saved = store.load()?;
     let access = api::Access::of(&config.api).map_err(|e| StartupError::Api(e.to_string()))?;
@@ -172,8 +211,8 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     let host_netns = NetNs::current()?;
     let host = Conn::here()?;
     let uplink = find_uplink(options.uplink.as_ref().unwrap_or(&config.uplink), &host).await?;
-    let place = namespace::open(&options.name, folder, &host_netns)?;
-    let _claim = place.claim;
+    let place = namespace::open(&options.name, folder, &host_netns, predecessor.is_none())?;
+    let mut claim = place.claim;
     let switch_netns = place.netns;
     let switch = Conn::within(&switch_netns)?;
     // Watching begins before looking, so that nothing falls in between.
@@ -201,7 +240,16 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         name: options.name.clone(),
         workers,
         uplink,
-        outside: Outside::new(wanted, config.nat.pool.ports(), mechanism),
+        outside: Outside::new(
+            wanted,
+            config.nat.pool.ports(),
+            mechanism,
+            Passage::new(
+                namespace::keeper_socket(&options.name, folder),
+                &place.keeper,
+                predecessor.map(|p| p.told.pid),
+            ),
+        ),
         nat: config.nat.clone(),
         started: Timestamp::now(),
         desired: saved.clone().unwrap_or_default(),
@@ -217,16 +265,32 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         events: Events::default(),
         captures: Vec::new(),
         promised: Promised::default(),
+        restored: ctl::api::Restored::default(),
     };
     let lost = Lost { pairs: place.netns_is_new, queues: place.keeper_is_new };
     daemon.reconcile(lost).await?;
     daemon.add_configured(config, saved.is_none()).await?;
+    // From here until frames are received nothing is forwarded.
+    if let Some(predecessor) = predecessor {
+        predecessor.end().await?;
+    }
+    daemon.restore_connections();
+    daemon.dataplane.receive().map_err(StartupError::Dataplane)?;
+    daemon.outside.settle();
+    daemon.adopt_relayed();
+    if let Some(predecessor) = predecessor {
+        tracing::info!("took over from process {}", predecessor.told.pid);
+        held = Some(lock_soon(folder, &options.name).await?);
+        claim = Some(namespace::claim(&options.name, &daemon.switch_netns)?);
+        // What it kept from this one while it was there.
+        daemon.set_up_publishes();
+    }
+    let _until_the_end = (held, claim);
 
     let mut keeper_ends = daemon.check_keeper();
 
     let daemon = Arc::new(Mutex::new(daemon));
-    let socket = folder.join(format!("{}.sock", options.name));
-    api::serve(Arc::clone(&daemon), &socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    api::serve(Arc::clone(&daemon), socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
     let plugin = options.docker.then(|| docker::socket(&options.docker_plugins, &options.name));
     if let Some(plugin) = &plugin {
         docker::serve(Arc::clone(&daemon), plugin).map_err(|e| StartupError::Api(e.to_string()))?;
@@ -236,7 +300,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         served.map_err(|e| StartupError::Api(e.to_string()))?;
     }
     heap::trim();
-    announce()?;
+    announce(predecessor.is_some())?;
 
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -267,8 +331,8 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
             }
         };
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = ends.terminate.recv() => break,
+            _ = ends.interrupt.recv() => break,
             notice = switch_watch.next() => note(&mut heard).switch(notice),
             notice = host_watch.next() => note(&mut heard).host(notice),
             () = gathered => {
@@ -307,8 +371,9 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     // A change that is under way is finished first.
-    let _last = daemon.lock().await;
-    let _ = std::fs::remove_file(&socket);
+    let mut last = daemon.lock().await;
+    last.leave();
+    let _ = std::fs::remove_file(socket);
     if let Some(plugin) = &plugin {
         let _ = std::fs::remove_file(plugin);
     }
@@ -320,12 +385,28 @@ fn note(heard: &mut Option<(Instant, Heard)>) -> &mut Heard {
 }
 
 /// Says that frames are forwarded: to a person or script by a line, to systemd by its protocol.
-fn announce() -> io::Result<()> {
+fn announce(replaces: bool) -> io::Result<()> {
     let mut out = io::stdout();
     // That nobody reads it is no reason to end.
     let _ = writeln!(out, "ready").and_then(|()| out.flush());
+    if replaces {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(std::process::id())]);
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     Ok(())
+}
+
+/// The same, when a process that has left it is about to end.
+async fn lock_soon(folder: &Path, name: &str) -> Result<Flock<File>, StartupError> {
+    let late = Instant::now() + LEAVING;
+    loop {
+        match lock(folder, name) {
+            Err(StartupError::Running { .. }) if Instant::now() < late => {
+                sleep(Duration::from_millis(5)).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 /// How often systemd wants to hear that swd lives, if it does (`WatchdogSec=`): twice in its time.

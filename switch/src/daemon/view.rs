@@ -20,6 +20,7 @@ impl Daemon {
     pub fn status(&self) -> api::Status {
         let flows = self.dataplane.collect();
         let totals = self.dataplane.totals();
+        let unjournalled = self.unjournalled();
         api::Status {
             ready: true,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -45,6 +46,8 @@ impl Daemon {
             }),
             fast_path: self.dataplane.has_fast_path(),
             fast_flows: flows as u64,
+            restored: self.restored.clone(),
+            unjournalled,
         }
     }
 

@@ -21,6 +21,7 @@ use crate::fastpath::carry::Routed;
 use crate::frame::{
     ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, Offload, OwnedFrame,
 };
+use crate::journal::Journal;
 use crate::mac::Mac;
 use crate::snapshot::{Network, NetworkId, Port, PortId, Snapshot, Uplink};
 use crate::verdict::{DropReason, Verdict};
@@ -33,12 +34,24 @@ pub struct Forwarding {
     /// Next hops, and frames that wait for them.
     pub resolver: Resolver,
     pub(super) limiter: Limiter,
+    /// Where connections are written down.
+    pub journal: Journal,
 }
 
 impl Forwarding {
     /// Without connections.
     pub fn new(config: nat::Config) -> Self {
-        Self { nat: Nat::new(config), resolver: Resolver::default(), limiter: Limiter::default() }
+        Self {
+            nat: Nat::new(config),
+            resolver: Resolver::default(),
+            limiter: Limiter::default(),
+            journal: Journal::default(),
+        }
+    }
+
+    /// Writes down what has changed.
+    pub fn write_down(&mut self, snapshot: &Snapshot) {
+        self.journal.follow(&mut self.nat, snapshot);
     }
 
     /// A port is gone: its connections, and its frames that wait.

@@ -369,7 +369,7 @@ impl Program {
             relative: 0,
             expected_revision: 0,
         };
-        open(BPF_LINK_CREATE, &mut attributes).map(|fd| Link { _fd: fd })
+        open(BPF_LINK_CREATE, &mut attributes).map(|fd| Link { fd })
     }
 }
 
@@ -382,7 +382,13 @@ impl AsFd for Program {
 /// A program in force.
 #[derive(Debug)]
 pub struct Link {
-    _fd: OwnedFd,
+    fd: OwnedFd,
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 fn raw(fd: BorrowedFd<'_>) -> u32 {

@@ -9,6 +9,7 @@ pub mod classic;
 pub mod fds;
 pub mod filter;
 pub mod heap;
+pub mod mapped;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;

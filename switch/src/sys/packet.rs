@@ -33,16 +33,10 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens a socket in the calling thread's network namespace that gets every frame received there, and none sent.
+    /// Opens a socket in the calling thread's network namespace. It gets frames from [`PacketSocket::bind`] on: all that are
+    /// received, and none sent.
     ///
     /// It does not block. Frames come and go with a `virtio_net_hdr` in front.
-    pub fn open() -> Result<Self, OpenError> {
-        let socket = Self::open_unbound()?;
-        socket.bind(0)?;
-        Ok(socket)
-    }
-
-    /// The same, but it receives nothing before [`PacketSocket::bind`].
     pub fn open_unbound() -> Result<Self, OpenError> {
         // SAFETY: socket(2) takes no pointers.
         let raw = unsafe {

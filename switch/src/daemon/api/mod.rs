@@ -4,6 +4,7 @@
 //! change behind.
 
 mod connections;
+mod handover;
 mod observe;
 mod server;
 
@@ -379,6 +380,9 @@ async fn events(State(daemon): State<Shared>) -> Response {
         observe::mirror_remove,
         observe::inspect,
         observe::metrics,
+        handover::begin,
+        handover::call_off,
+        handover::end,
         drops,
         events
     )

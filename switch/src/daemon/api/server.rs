@@ -97,7 +97,7 @@ impl Access {
     }
 
     fn role(self, peer: &UCred) -> Role {
-        if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
+        if is_own(peer) {
             return Role::Admin;
         }
         // The credentials carry one group; the others are in the user database.
@@ -123,17 +123,26 @@ impl Access {
 /// # Errors
 /// When there is no socket to be had.
 pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Result<(), ServerError> {
-    serve_router(super::router(daemon), path, access)
+    let all = super::router(Arc::clone(&daemon));
+    // Whoever may start a daemon may replace one.
+    let own = all.clone().merge(super::handover::routes(daemon));
+    serve_router(all, own, path, access)
 }
 
-/// Serves something else in the same way.
+/// Serves something else in the same way: `own` to root and the daemon's own user, `all` to the group, and what of it is only
+/// looked at to readers.
 ///
 /// # Errors
 /// When there is no socket to be had.
-pub(in super::super) fn serve_router(router: Router, path: &Path, access: Access) -> Result<(), ServerError> {
+pub(in super::super) fn serve_router(
+    all: Router,
+    own: Router,
+    path: &Path,
+    access: Access,
+) -> Result<(), ServerError> {
     let listener =
         listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
-    let read = router.clone().layer(axum::middleware::from_fn(read_only));
+    let read = all.clone().layer(axum::middleware::from_fn(read_only));
     let none = Router::new().fallback(refuse);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
@@ -141,9 +150,11 @@ pub(in super::super) fn serve_router(router: Router, path: &Path, access: Access
         while let Ok(mut place) = Arc::clone(&places).acquire_owned().await {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let role = stream.peer_cred().map_or(Role::Stranger, |peer| access.role(&peer));
+                    let peer = stream.peer_cred();
+                    let role = peer.as_ref().map_or(Role::Stranger, |peer| access.role(peer));
                     let router = match role {
-                        Role::Admin => router.clone(),
+                        Role::Admin if peer.is_ok_and(|peer| is_own(&peer)) => own.clone(),
+                        Role::Admin => all.clone(),
                         Role::Reader => read.clone(),
                         Role::Stranger => none.clone(),
                     };
@@ -166,6 +177,11 @@ pub(in super::super) fn serve_router(router: Router, path: &Path, access: Access
         }
     });
     Ok(())
+}
+
+/// Root, or the daemon's own user.
+fn is_own(peer: &UCred) -> bool {
+    peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw()
 }
 
 fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {

@@ -40,7 +40,8 @@ pub(in crate::daemon) fn serve(daemon: Shared, path: &Path) -> Result<(), Server
         std::fs::create_dir_all(folder)
             .map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
     }
-    serve_router(router(daemon), path, Access::NOBODY)
+    let methods = router(daemon);
+    serve_router(methods.clone(), methods, path, Access::NOBODY)
 }
 
 /// The handler of a method: `handler!(Request, |daemon, request| answer)`.

@@ -2,10 +2,10 @@
 //!
 //! The guards open and close doors; the relay waits at all of them with one epoll descriptor, which both share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -15,6 +15,7 @@ use nix::sys::socket::{
 };
 
 use super::Protocol;
+use crate::daemon::keeper::{NOT_A_PORT, Safe};
 use crate::sys::filter::{self, Filter};
 use crate::sys::netns::NetNs;
 
@@ -50,6 +51,11 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// By which the keeper knows the door.
+    fn name(self) -> String {
+        format!("{NOT_A_PORT}door:{}:{}:{}", self.protocol, self.port, self.address)
+    }
+
     /// The doors of a port: one for each family.
     pub(super) fn of(protocol: Protocol, address: Option<IpAddr>, port: u16, v6: bool) -> Vec<Self> {
         let addresses = match address {
@@ -96,22 +102,37 @@ impl Door {
             Protocol::Udp => setsockopt(&fd, sockopt::Ipv4OrigDstAddr, &true)?,
         }
         bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(key.address, key.port)))?;
-        let socket = match key.protocol {
-            Protocol::Tcp => {
-                listen(&fd, Backlog::new(BACKLOG)?)?;
-                DoorSocket::Tcp(fd.into())
-            }
+        if key.protocol == Protocol::Tcp {
+            listen(&fd, Backlog::new(BACKLOG)?)?;
+        }
+        Ok(Self::of(key.protocol, fd, token))
+    }
+
+    /// The door that an earlier daemon had open.
+    fn inherit(protocol: Protocol, fd: OwnedFd, filter: Filter, token: u64) -> io::Result<Self> {
+        filter::attach(&fd, filter)?;
+        Ok(Self::of(protocol, fd, token))
+    }
+
+    fn of(protocol: Protocol, fd: OwnedFd, token: u64) -> Self {
+        let socket = match protocol {
+            Protocol::Tcp => DoorSocket::Tcp(fd.into()),
             Protocol::Udp => DoorSocket::Udp(fd.into()),
         };
-        Ok(Self { socket, token })
+        Self { socket, token }
     }
 }
+
+/// What an earlier daemon left with the keeper, by name.
+pub(crate) type Kept = BTreeMap<String, Vec<OwnedFd>>;
 
 /// All open doors, and the descriptor that waits at them.
 #[derive(Debug)]
 pub(crate) struct Doors {
     pub(crate) epoll: Epoll,
     table: Mutex<Table>,
+    /// Where duplicates of all doors are.
+    safe: Option<Arc<Safe>>,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +141,8 @@ struct Table {
     by_key: HashMap<Key, Entry>,
     inodes: HashSet<u64>,
     last: u64,
+    /// Doors of an earlier daemon, by name, that nobody has asked for yet.
+    inherited: BTreeMap<String, OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -129,9 +152,29 @@ struct Entry {
 }
 
 impl Doors {
-    pub(super) fn new() -> io::Result<Self> {
+    /// Those of an earlier daemon are among `kept`, and are opened again when they are asked for.
+    pub(super) fn new(safe: Option<Arc<Safe>>, kept: &mut Kept) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        Ok(Self { epoll, table: Mutex::default() })
+        let prefix = format!("{NOT_A_PORT}door:");
+        let doors = kept.extract_if(.., |name, _| name.starts_with(&prefix));
+        let inherited = doors.filter_map(|(name, fds)| Some((name, fds.into_iter().next()?))).collect();
+        Ok(Self { epoll, table: Mutex::new(Table { inherited, ..Table::default() }), safe })
+    }
+
+    /// Closes the doors of an earlier daemon that nobody has asked for.
+    pub(super) fn settle(&self) {
+        let unwanted = std::mem::take(&mut self.lock().inherited);
+        if let Some(safe) = &self.safe {
+            unwanted.keys().for_each(|name| safe.delete(name));
+        }
+    }
+
+    /// Leaves everything with the keeper again: another one that knows of nothing.
+    pub(super) fn put_again(&self) {
+        let Some(safe) = &self.safe else { return };
+        for (key, entry) in &self.lock().by_key {
+            safe.put(&key.name(), &[&*entry.door]);
+        }
     }
 
     /// Opens a door where there is none yet, and lets the relay wait at it if `filter` lets anything in. A door that is there
@@ -151,7 +194,14 @@ impl Doors {
         }
         table.last += 1;
         let token = DOOR_TOKEN | table.last;
-        let door = Arc::new(Door::open(key, filter, token)?);
+        let door = match table.inherited.remove(&key.name()) {
+            Some(fd) => Door::inherit(key.protocol, fd, filter, token)?,
+            None => Door::open(key, filter, token)?,
+        };
+        let door = Arc::new(door);
+        if let Some(safe) = &self.safe {
+            safe.put(&key.name(), &[&*door]);
+        }
         if filter != Filter::Nothing {
             self.wait_at(&door)?;
         }
@@ -168,6 +218,9 @@ impl Doors {
         table.by_token.remove(&door.token);
         if filter != Filter::Nothing {
             let _ = self.epoll.delete(&door);
+        }
+        if let Some(safe) = &self.safe {
+            safe.delete(&key.name());
         }
         if let DoorSocket::Tcp(listener) = &door.socket {
             // Now, even if a process that was just forked has a copy.

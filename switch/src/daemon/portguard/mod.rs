@@ -50,14 +50,18 @@ mod program;
 pub use door::RelaySockets;
 pub use program::BpfError;
 
+pub(crate) use door::Kept;
 use door::{Doors, Key};
 use holders::Which;
 use ledger::{Claim, Ledger};
 use program::{Lookup, MAX_ADDRESSES, Role};
 
+use super::keeper::Safe;
 use crate::sys::filter::Filter;
 use crate::sys::netns::NetNs;
 
+/// By which the keeper knows the program.
+const LOOKUP: &str = "=lookup";
 /// How often a socket without a process is looked at again before it is believed: a process that has just been forked has
 /// copies of our own sockets, closed or not, until it runs its program.
 const LOOKS: usize = 3;
@@ -109,11 +113,13 @@ pub struct GuardLimits {
     pub doors: usize,
     /// Without BPF: ports that can be guarded in all. Each takes a socket per family.
     pub ports: usize,
+    /// A process whose sockets are in nobody's way: it hands over to this one.
+    pub predecessor: Option<u32>,
 }
 
 impl Default for GuardLimits {
     fn default() -> Self {
-        Self { mechanism: None, doors: 1024, ports: 4096 }
+        Self { mechanism: None, doors: 1024, ports: 4096, predecessor: None }
     }
 }
 
@@ -218,6 +224,7 @@ pub struct Guards {
     limits: GuardLimits,
     ledger: Ledger,
     doors: Arc<Doors>,
+    safe: Option<Arc<Safe>>,
     lookup: Option<Lookup>,
     refusal: Option<BpfError>,
     v6: bool,
@@ -237,13 +244,28 @@ impl Guards {
     /// # Errors
     /// As [`start`](Self::start), and when BPF is demanded and refused.
     pub fn with_limits(host: &NetNs, limits: GuardLimits) -> Result<(Self, RelaySockets), GuardError> {
+        Self::with_safe(host, limits, None, &mut Kept::new())
+    }
+
+    /// The same. Duplicates of all that guards are left in `safe`, so that ports are guarded on after this process; what an
+    /// earlier one left is in `kept` and is taken from there as it is wanted. See [`Guards::settle`].
+    ///
+    /// # Errors
+    /// As [`with_limits`](Self::with_limits).
+    pub(crate) fn with_safe(
+        host: &NetNs,
+        limits: GuardLimits,
+        safe: Option<Arc<Safe>>,
+        kept: &mut Kept,
+    ) -> Result<(Self, RelaySockets), GuardError> {
         let duplicate = || NetNs::try_from(host.as_fd().try_clone_to_owned()?);
-        let doors = Arc::new(Doors::new()?);
+        let doors = Arc::new(Doors::new(safe.clone(), kept)?);
         let mut guards = Self {
             host: duplicate()?,
             limits,
             ledger: Ledger::default(),
             doors: Arc::clone(&doors),
+            safe,
             lookup: None,
             refusal: None,
             v6: {
@@ -260,6 +282,23 @@ impl Guards {
             },
         }
         Ok((guards, RelaySockets { doors, host: duplicate()? }))
+    }
+
+    /// Everything is claimed that an earlier daemon may have had: what else it left guards nothing any more.
+    pub(crate) fn settle(&self) {
+        self.doors.settle();
+        let Some(safe) = &self.safe else { return };
+        match &self.lookup {
+            // Takes the place of the former program, whose ports are guarded by this one from here on.
+            Some(lookup) => safe.put(LOOKUP, &[lookup.link()]),
+            None => safe.delete(LOOKUP),
+        }
+    }
+
+    /// Leaves everything in the safe again.
+    pub(crate) fn put_again(&self) {
+        self.doors.put_again();
+        self.settle();
     }
 
     /// How ports are guarded.
@@ -438,7 +477,8 @@ impl Guards {
     fn first_taken(&self, claim: &Claim, which: Which) -> io::Result<Option<Taken>> {
         let mut first = None;
         for _ in 0..LOOKS {
-            first = name(claim.protocol, self.in_use(claim, which)?).into_iter().next();
+            let in_the_way = |taken: &Taken| taken.pid.is_none() || taken.pid != self.limits.predecessor;
+            first = name(claim.protocol, self.in_use(claim, which)?).into_iter().find(in_the_way);
             match &first {
                 Some(Taken { pid: None, .. }) => std::thread::sleep(LOOK_AGAIN),
                 _ => break,

@@ -67,7 +67,7 @@ pub(super) struct Lookup {
     sockets: Map,
     /// Which scope an address has.
     scopes: HashMap<IpAddr, u32>,
-    _link: Link,
+    link: Link,
 }
 
 impl Lookup {
@@ -79,7 +79,12 @@ impl Lookup {
         let link = Program::load(ProgramKind::SkLookup, "swd_guard", &program(&bits, &addresses, &sockets))?
             .attach_netns(host)
             .map_err(BpfError::Attach)?;
-        Ok(Self { bits, addresses, sockets, scopes: HashMap::new(), _link: link })
+        Ok(Self { bits, addresses, sockets, scopes: HashMap::new(), link })
+    }
+
+    /// What holds it in force.
+    pub(super) const fn link(&self) -> &Link {
+        &self.link
     }
 
     /// Gives a socket its role.

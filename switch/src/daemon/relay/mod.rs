@@ -19,6 +19,9 @@
 //!
 //! One thread and one epoll descriptor, never the data path. It sleeps when nothing moves.
 //!
+//! A relay that ends in good order gives away what it carries ([`Relay::retire`]): the sockets, and the pipes with what is in
+//! them. Another one, of another process, goes on with it ([`Relay::adopt`]).
+//!
 //! # Limits
 //!
 //! [`RelayLimits`]. A connection too many is reset, and counted. Descriptors: at most six for a connection and two for a
@@ -38,11 +41,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 
 mod arena;
+mod carried;
 mod tcp;
 mod udp;
 
 use super::portguard::Protocol;
 use super::portguard::door::{DOOR_TOKEN, DoorSocket, Doors, RelaySockets};
+pub use carried::Carried;
 
 /// How long a container may take to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -131,10 +136,20 @@ impl Ending {
     }
 }
 
+/// What other threads want of the relay.
+#[derive(Debug)]
+enum Order {
+    End(Ending),
+    /// Give everything away, and end.
+    Retire(Sender<Vec<Carried>>),
+    /// Carry what another relay has given away.
+    Adopt(Vec<Carried>),
+}
+
 /// The running relay; dropping it ends all that it carries.
 #[derive(Debug)]
 pub struct Relay {
-    orders: Sender<Ending>,
+    orders: Sender<Order>,
     wake: Arc<EventFd>,
     counters: Arc<Counters>,
     thread: Option<JoinHandle<()>>,
@@ -167,6 +182,7 @@ impl Relay {
             targets,
             inbox,
             wake: Arc::clone(&wake),
+            counters: Arc::clone(&counters),
         };
         let (ready, entered) = channel();
         let thread = std::thread::Builder::new().name("relay".into()).spawn(move || {
@@ -183,12 +199,25 @@ impl Relay {
 
     /// Ends connections and sessions whose clients dialled one of these ports. They are gone soon after, not yet on return.
     pub fn end(&self, protocol: Protocol, ports: RangeInclusive<u16>) {
-        self.order(Ending::Ports(protocol, ports));
+        self.order(Order::End(Ending::Ports(protocol, ports)));
     }
 
     /// Ends connections and sessions with a container.
     pub fn end_target(&self, address: IpAddr) {
-        self.order(Ending::Target(address));
+        self.order(Order::End(Ending::Target(address)));
+    }
+
+    /// Gives away all that it carries, with every byte that is under way, and carries nothing from here on.
+    pub fn retire(&self) -> Vec<Carried> {
+        let (carried, all) = channel();
+        self.order(Order::Retire(carried));
+        // An error: it has ended before, with all that it carried.
+        all.recv().unwrap_or_default()
+    }
+
+    /// Carries what another relay has given away, as far as it leads where that led.
+    pub fn adopt(&self, carried: Vec<Carried>) {
+        self.order(Order::Adopt(carried));
     }
 
     /// What it has done so far.
@@ -205,15 +234,15 @@ impl Relay {
         }
     }
 
-    fn order(&self, ending: Ending) {
-        let _ = self.orders.send(ending);
+    fn order(&self, order: Order) {
+        let _ = self.orders.send(order);
         let _ = self.wake.write(1);
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.order(Ending::All);
+        self.order(Order::End(Ending::All));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -224,8 +253,9 @@ impl Drop for Relay {
 struct Server {
     doors: Arc<Doors>,
     targets: Arc<dyn Fn(Protocol, SocketAddr, SocketAddr) -> Option<SocketAddr> + Send + Sync>,
-    inbox: Receiver<Ending>,
+    inbox: Receiver<Order>,
     wake: Arc<EventFd>,
+    counters: Arc<Counters>,
     tcp: tcp::Connections,
     udp: udp::Sessions,
 }
@@ -260,14 +290,37 @@ impl Server {
             self.udp.expire(now);
             loop {
                 match self.inbox.try_recv() {
-                    Ok(Ending::All) => return,
-                    Ok(ending) => {
+                    Ok(Order::End(Ending::All)) => return,
+                    Ok(Order::Retire(to)) => {
+                        let mut carried = self.tcp.give_away();
+                        carried.extend(self.udp.give_away());
+                        let _ = to.send(carried);
+                        return;
+                    }
+                    Ok(Order::Adopt(carried)) => self.adopt(carried, now),
+                    Ok(Order::End(ending)) => {
                         self.tcp.end(|dialled, target| ending.matches(Protocol::Tcp, dialled, target));
                         self.udp.end(|dialled, target| ending.matches(Protocol::Udp, dialled, target));
                     }
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return,
                 }
+            }
+        }
+    }
+
+    fn adopt(&mut self, carried: Vec<Carried>, now: Instant) {
+        for Carried { what, fds } in carried {
+            let protocol = if what.client.is_some() { Protocol::Udp } else { Protocol::Tcp };
+            let adopted = match what.client {
+                Some(client) => {
+                    let leads = (self.targets)(protocol, what.dialled, client) == Some(what.target);
+                    leads && self.udp.adopt(&what, client, fds, now, &self.doors)
+                }
+                None => self.tcp.adopt(&what, fds, &*self.targets, now, &self.doors.epoll),
+            };
+            if !adopted {
+                add(&self.counters.refused);
             }
         }
     }

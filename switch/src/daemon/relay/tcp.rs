@@ -18,7 +18,8 @@ use nix::sys::socket::{
 use nix::unistd::pipe2;
 
 use super::arena::{Arena, Id};
-use super::{CONNECT_TIMEOUT, Counters, add};
+use super::carried::{Carried, What};
+use super::{CONNECT_TIMEOUT, Counters, Protocol, add};
 
 /// Connections accepted before anything else gets its turn.
 const ACCEPTS: usize = 64;
@@ -177,9 +178,18 @@ impl Connections {
         if prepare(&client).is_err() || prepare(&server).is_err() {
             return Err(client);
         }
-        let ready = || Way { readable: true, writable: true, ..Way::default() };
-        let connection =
-            Connection { dialled, target, client, server, connected: false, there: ready(), back: ready() };
+        let (there, back) = (Way::default(), Way::default());
+        let connection = Connection { dialled, target, client, server, connected: false, there, back };
+        self.watch(connection, now, epoll)
+    }
+
+    /// Carries a connection: from its beginning, or from where another relay was. Gives the client back where it cannot be
+    /// waited for.
+    fn watch(&mut self, mut connection: Connection, now: Instant, epoll: &Epoll) -> Result<(), TcpStream> {
+        for way in [&mut connection.there, &mut connection.back] {
+            (way.readable, way.writable) = (true, true);
+        }
+        let connected = connection.connected;
         let id = self.all.insert(connection);
         if let Some(c) = self.all.get_mut(id) {
             let all = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
@@ -190,9 +200,41 @@ impl Connections {
                 return self.all.remove(id).map_or(Ok(()), |c| Err(c.client));
             }
         }
-        self.connecting.push_back((now + CONNECT_TIMEOUT, id));
+        if connected {
+            self.more.push(id);
+        } else {
+            self.connecting.push_back((now + CONNECT_TIMEOUT, id));
+        }
         self.counters.open.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Everything that is carried, with what is in the pipes.
+    pub(super) fn give_away(&mut self) -> Vec<Carried> {
+        let all: Vec<_> = self.all.iter().map(|(id, _)| id).collect();
+        all.into_iter().filter_map(|id| self.all.remove(id)).map(Connection::give_away).collect()
+    }
+
+    /// Goes on with a connection that another relay has given away, or resets it if it leads elsewhere by now.
+    pub(super) fn adopt(
+        &mut self,
+        what: &What,
+        fds: Vec<OwnedFd>,
+        targets: &dyn Fn(Protocol, SocketAddr, SocketAddr) -> Option<SocketAddr>,
+        now: Instant,
+        epoll: &Epoll,
+    ) -> bool {
+        let Some(connection) = Connection::adopt(what, fds) else { return false };
+        let client = connection.client.peer_addr();
+        // The client may have gone, with bytes of its still under way.
+        let leads =
+            client.map_or(true, |from| targets(Protocol::Tcp, what.dialled, from) == Some(what.target));
+        if leads && self.all.len() < self.limit {
+            return self.watch(connection, now, epoll).is_ok();
+        }
+        reset(connection.client);
+        reset(connection.server);
+        false
     }
 
     /// An event of one end of a connection.
@@ -281,6 +323,45 @@ impl Connections {
 impl Drop for Connections {
     fn drop(&mut self) {
         self.end(|_, _| true);
+    }
+}
+
+/// Bits of [`What::flags`].
+const CONNECTED: u8 = 1;
+const ENDED: [u8; 2] = [2, 4];
+const TOLD: [u8; 2] = [8, 16];
+
+impl Connection {
+    fn give_away(self) -> Carried {
+        let mut flags = if self.connected { CONNECTED } else { 0 };
+        let mut fds = vec![OwnedFd::from(self.client), OwnedFd::from(self.server)];
+        let mut held = [0; 2];
+        for (i, way) in [self.there, self.back].into_iter().enumerate() {
+            flags |= if way.ended { ENDED[i] } else { 0 } | if way.told { TOLD[i] } else { 0 };
+            if let Some(pipe) = way.pipe.filter(|_| way.held > 0) {
+                held[i] = way.held;
+                fds.extend([pipe.read, pipe.write]);
+            }
+        }
+        let what = What { dialled: self.dialled, target: self.target, client: None, flags, held };
+        Carried { what, fds }
+    }
+
+    fn adopt(what: &What, fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        let (client, server) = (TcpStream::from(fds.next()?), TcpStream::from(fds.next()?));
+        let mut ways = [Way::default(), Way::default()];
+        for (i, way) in ways.iter_mut().enumerate() {
+            way.ended = what.flags & ENDED[i] != 0;
+            way.told = what.flags & TOLD[i] != 0;
+            way.held = what.held[i];
+            if way.held > 0 {
+                way.pipe = Some(Pipe { read: fds.next()?, write: fds.next()? });
+            }
+        }
+        let [there, back] = ways;
+        let connected = what.flags & CONNECTED != 0;
+        Some(Self { dialled: what.dialled, target: what.target, client, server, connected, there, back })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use nix::sys::socket::{
 };
 
 use super::arena::{Arena, Id};
+use super::carried::{Carried, What};
 use super::{Counters, Doors, IDLE_TIMEOUT, add};
 
 /// Bit of an epoll token that says "a session".
@@ -165,6 +166,45 @@ impl Sessions {
         let socket = UdpSocket::bind(any).ok()?;
         socket.set_nonblocking(true).ok()?;
         socket.connect(target).ok()?;
+        self.watch(ends, target, socket, now, doors)
+    }
+
+    /// Everything that is carried.
+    pub(super) fn give_away(&mut self) -> Vec<Carried> {
+        let all: Vec<_> = self.all.iter().map(|(id, _)| id).collect();
+        let sessions = all.into_iter().filter_map(|id| self.all.remove(id));
+        let carried = sessions.map(|session| {
+            let Session { ends, target, socket, .. } = session;
+            let what =
+                What { dialled: ends.dialled, target, client: Some(ends.client), flags: 0, held: [0; 2] };
+            Carried { what, fds: vec![socket.into()] }
+        });
+        carried.collect()
+    }
+
+    /// Goes on with a session that another relay has given away.
+    pub(super) fn adopt(
+        &mut self,
+        what: &What,
+        client: SocketAddr,
+        fds: Vec<OwnedFd>,
+        now: Instant,
+        doors: &Doors,
+    ) -> bool {
+        let ends = Ends { client, dialled: what.dialled };
+        let socket = fds.into_iter().next().filter(|_| !self.by_ends.contains_key(&ends));
+        let known = socket.and_then(|socket| self.watch(ends, what.target, socket.into(), now, doors));
+        known.is_some()
+    }
+
+    fn watch(
+        &mut self,
+        ends: Ends,
+        target: SocketAddr,
+        socket: UdpSocket,
+        now: Instant,
+        doors: &Doors,
+    ) -> Option<Id> {
         let speaker = match doors.speaker(ends.dialled) {
             Some(_) => None,
             None => Some(self.speaker(ends.dialled)?),
