@@ -6,4 +6,5 @@ pub mod client;
 pub mod config;
 pub mod filter;
 pub mod packet;
+pub mod rate;
 pub mod spec;

@@ -11,11 +11,13 @@
 //! So there is one look-up for a frame and one place that decides, and no moment at which both forward a frame or neither does.
 //! When the daemon dies its socket and the filter go, nothing is noted any more, and nothing is forwarded.
 
+use super::offer::V6_HEADERS;
+use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::sys::assembler::{Assembler, STACK};
 use crate::sys::bpf::{Insn, Map};
 
-/// Bytes of a key: interface index, destination, source, ethertype, two zeroes.
-pub(super) const KEY: usize = 20;
+/// Bytes of a key: interface index, destination, source, ethertype, two zeroes, source address (16, of IPv4 the first four).
+pub(super) const KEY: usize = 36;
 /// Bytes of a value: interface index and epoch (4 each); frames, bytes, time of the last (8 each).
 pub(super) const VALUE: usize = 32;
 /// Bytes of a handoff: interface index of the port whence, and whereto; 0 when there is none.
@@ -31,9 +33,12 @@ mod context {
 /// Where the programs' variables are, from the top of the stack.
 mod stack {
     pub(super) const ZERO: i16 = -4;
-    pub(super) const KEY: i16 = -24;
-    pub(super) const KEY_ADDRESSES: i16 = -20;
-    pub(super) const KEY_END: i16 = -8;
+    pub(super) const KEY: i16 = -40;
+    pub(super) const KEY_MACS: i16 = -36;
+    pub(super) const KEY_ETHERTYPE: i16 = -24;
+    pub(super) const KEY_SOURCE: i16 = -20;
+    /// A byte of the frame.
+    pub(super) const BYTE: i16 = -44;
 }
 
 mod helper {
@@ -43,8 +48,13 @@ mod helper {
     pub(super) const KTIME_GET_COARSE_NS: i32 = 160;
 }
 
-/// Both addresses and the ethertype.
+/// Both MACs and the ethertype.
 const ETHERNET: i32 = 14;
+/// Where the source address is in a frame, and its length.
+const V4_SOURCE: (i32, i32) = (26, 4);
+const V6_SOURCE: (i32, i32) = (22, 16);
+/// Where the next header of IPv6 is in a frame.
+const V6_NEXT: (i32, i32) = (20, 1);
 /// `PACKET_HOST`: the container's stack takes the frame for its own. The kernel set it when the port, another interface,
 /// received the frame.
 const PACKET_HOST: i32 = 0;
@@ -81,16 +91,28 @@ pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map) -> Vec<Insn> {
     a.label("look");
     a.load32(1, CX, context::VLAN_PRESENT);
     a.jump_unless_equal(1, 0, "receive");
-    a.store_constant(stack::KEY_END, 0);
+    a.store_constant(stack::KEY_ETHERTYPE, 0);
+    for word in 0..4 {
+        a.store_constant(stack::KEY_SOURCE + 4 * word, 0);
+    }
     a.load32(1, CX, context::IFINDEX);
     a.store32(STACK, 1, stack::KEY);
-    a.mov(1, CX);
-    a.constant(2, 0);
-    a.mov(3, STACK);
-    a.add_constant(3, i32::from(stack::KEY_ADDRESSES));
-    a.constant(4, ETHERNET);
-    a.call(helper::SKB_LOAD_BYTES);
-    a.jump_unless_equal(0, 0, "receive");
+    load_bytes(&mut a, (0, ETHERNET), stack::KEY_MACS);
+    a.load32(1, STACK, stack::KEY_ETHERTYPE);
+    a.jump_if_equal(1, as_stored(ETHERTYPE_IPV4), "v4");
+    a.jump_unless_equal(1, as_stored(ETHERTYPE_IPV6), "receive");
+    load_bytes(&mut a, V6_NEXT, stack::BYTE);
+    a.load8(1, STACK, stack::BYTE);
+    for header in V6_HEADERS {
+        a.jump_if_equal(1, i32::from(header), "v6");
+    }
+    a.jump("receive");
+    a.label("v6");
+    load_bytes(&mut a, V6_SOURCE, stack::KEY_SOURCE);
+    a.jump("find");
+    a.label("v4");
+    load_bytes(&mut a, V4_SOURCE, stack::KEY_SOURCE);
+    a.label("find");
     a.look_up(flows, stack::KEY);
     a.jump_if_equal(0, 0, "receive");
     a.mov(FLOW, 0);
@@ -116,6 +138,23 @@ pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map) -> Vec<Insn> {
     a.constant(0, -1);
     a.exit();
     a.finish()
+}
+
+/// Copies bytes of the frame to the stack; a frame that has none there is received.
+fn load_bytes(a: &mut Assembler, (at, len): (i32, i32), to: i16) {
+    a.mov(1, CX);
+    a.constant(2, at);
+    a.mov(3, STACK);
+    a.add_constant(3, i32::from(to));
+    a.constant(4, len);
+    a.call(helper::SKB_LOAD_BYTES);
+    a.jump_unless_equal(0, 0, "receive");
+}
+
+/// An ethertype and two zeroes, as 4 bytes of memory read as a number.
+fn as_stored(ethertype: u16) -> i32 {
+    let [a, b] = ethertype.to_be_bytes();
+    i32::from_ne_bytes([a, b, 0, 0])
 }
 
 /// What a port's interface does with a frame: hand it over if that was noted.
