@@ -201,6 +201,8 @@ fn snapshot() -> Snapshot {
         link: Link::Memory,
         up: true,
         veth_mtu: None,
+        limits: None,
+        sources: None,
         counters: Arc::default(),
     };
     let subnet = ipnet::Ipv4Net::new_assert(Ipv4Addr::new(172, 18, 0, 0), 16);

@@ -3,7 +3,9 @@
 //! Keys are stable: scripts read them through `swctl --json`. Times are RFC 3339, numbers are raw. New keys may be
 //! added; none changes its meaning.
 
+mod limits;
 mod observe;
+mod policy;
 mod survive;
 
 use std::net::IpAddr;
@@ -13,7 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use limits::*;
 pub use observe::*;
+pub use policy::*;
 pub use survive::*;
 
 /// `GET /v1/status`: is it up, and what does it hold.
@@ -281,6 +285,12 @@ pub struct Port {
     /// Connections that count for it.
     #[serde(default)]
     pub connections: u64,
+    /// What is limited of it.
+    #[serde(default)]
+    pub limits: PortLimits,
+    /// What it may send from.
+    #[serde(default)]
+    pub guard: PortGuard,
 }
 
 /// `POST /v1/ports`: an existing interface of the host to make a port of.
@@ -548,16 +558,6 @@ pub struct Count {
     pub connections: u64,
 }
 
-/// Which network may open connections to which other.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Allowed {
-    /// Who calls.
-    pub from: String,
-    /// Who is called.
-    pub to: String,
-}
-
 /// Something that happened: one line of `GET /v1/events` (JSON lines, as it happens).
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
 pub struct Event {
@@ -565,7 +565,8 @@ pub struct Event {
     #[schema(value_type = String, format = DateTime)]
     pub time: Timestamp,
     /// What: `port-added`, `port-removed`, `port-up`, `port-down`, `port-missing`, `network-added`, `network-removed`,
-    /// `mac-moved`, `mac-damped`, `fdb-full`, `address-leased`, `address-released`, `events-lost`.
+    /// `mac-moved`, `mac-damped`, `fdb-full`, `address-leased`, `address-released`, `limits-changed`, `policy-changed`,
+    /// `events-lost`.
     pub kind: String,
     /// The port, network or address it happened to.
     pub subject: String,

@@ -1,6 +1,8 @@
 //! The command line.
 
+mod limits;
 mod observe;
+mod policy;
 
 use std::{
     net::IpAddr,
@@ -22,7 +24,9 @@ use ctl::{
 };
 use ipnet::IpNet;
 
+pub(crate) use limits::PortSet;
 pub(crate) use observe::{Capture, Mirror, Trace};
+pub(crate) use policy::{Policy, RuleArgs};
 
 /// Drives swd, the userspace Ethernet switch and NAT router.
 #[derive(Debug, Parser)]
@@ -90,26 +94,23 @@ pub(crate) enum Command {
     },
     /// List the published ports
     Published,
-    /// Let a network open connections to another
-    Allow {
-        /// The network that calls
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        from: String,
-        /// The network that is called
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        to: String,
+    /// Let one open connections to another
+    ///
+    /// FROM and TO are each the name of a network or a port of the switch, 'host' or 'outside' ('network:NAME' and 'port:NAME'
+    /// where a name is both). Without a rule ports of a network reach each other unless it isolates them, networks are
+    /// closed to each other, and everybody reaches the host and the outside. Of several rules the most specific one
+    /// decides, in whatever order they were made: ports before networks, then fewer services before more; of two alike the
+    /// one that denies. Answers always pass.
+    Allow(RuleArgs),
+    /// Keep one from opening connections to another, and end those that there are
+    ///
+    /// FROM, TO and SERVICE are as for 'allow'.
+    Deny(RuleArgs),
+    /// The rules that 'allow' and 'deny' have made
+    Policy {
+        #[command(subcommand)]
+        command: Option<Policy>,
     },
-    /// The opposite of 'allow'; existing connections end
-    Deny {
-        /// The network that calls
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        from: String,
-        /// The network that is called
-        #[arg(value_parser = NonEmptyStringValueParser::new())]
-        to: String,
-    },
-    /// List which networks may open connections to which
-    Policy,
     /// The connection table
     #[command(subcommand)]
     Conntrack(Conntrack),
@@ -234,6 +235,8 @@ pub(crate) enum Port {
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         name: String,
     },
+    /// Change what is limited of a port, and what it may send from; at once and for good
+    Set(PortSet),
     /// Remove a port and give its interface back to the host
     Rm {
         /// Its name

@@ -37,9 +37,9 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time};
 
 use crate::api::{
-    Allowed, AttachSpec, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry,
-    FdbFlush, FdbSpec, Flushed, Inspected, Mirror, MirrorKind, MirrorState, Network, NetworkSpec, Port,
-    PortSpec, Problem, PublishSpec, Published, Status, TraceSpec, Traced,
+    AttachSpec, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush,
+    FdbSpec, Flushed, Inspected, Mirror, MirrorKind, MirrorState, Network, NetworkSpec, Port, PortChange,
+    PortSpec, Problem, PublishSpec, Published, Rule, Status, TraceSpec, Traced,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.
@@ -178,20 +178,25 @@ impl Client {
         self.post("/v1/connections/flush", filter).await
     }
 
-    /// `GET /v1/policy`: which networks may open connections to which.
-    pub async fn policy(&self) -> Result<Vec<Allowed>, ClientError> {
+    /// `GET /v1/policy`: the rules, in an order that decides nothing.
+    pub async fn policy(&self) -> Result<Vec<Rule>, ClientError> {
         self.get("/v1/policy").await
     }
 
-    /// `POST /v1/policy`: lets a network open connections to another.
-    pub async fn allow(&self, pair: &Allowed) -> Result<(), ClientError> {
-        let body = serde_json::to_vec(pair).map_err(ClientError::Encode)?;
-        self.request(Method::POST, "/v1/policy", body.into()).await.map(drop)
+    /// `POST /v1/policy`: adds a rule, or puts it in the place of one about the same. Tells it as it is kept.
+    pub async fn add_rule(&self, rule: &Rule) -> Result<Rule, ClientError> {
+        self.post("/v1/policy", rule).await
     }
 
-    /// `DELETE /v1/policy/{from}/{to}`: the opposite; existing connections end.
-    pub async fn deny(&self, pair: &Allowed) -> Result<(), ClientError> {
-        self.delete(&format!("/v1/policy/{}/{}", encode(&pair.from), encode(&pair.to))).await
+    /// `DELETE /v1/policy`: removes the rule that is about the same.
+    pub async fn remove_rule(&self, rule: &Rule) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/policy{}", query(rule))).await
+    }
+
+    /// `PATCH /v1/ports/{name}`: changes limits and guard of a port. Tells what it is then.
+    pub async fn change_port(&self, name: &str, change: &PortChange) -> Result<Port, ClientError> {
+        let body = serde_json::to_vec(change).map_err(ClientError::Encode)?;
+        self.decode(&self.request(Method::PATCH, &format!("/v1/ports/{}", encode(name)), body.into()).await?)
     }
 
     /// `POST /v1/trace`: what would become of packets.
@@ -527,14 +532,14 @@ impl ClientError {
 
 /// A filter as a query string; empty when nothing is set.
 fn query(fields: &impl Serialize) -> String {
-    // A struct of plain fields becomes an object; those that are not set were left out.
+    // A struct of plain fields becomes an object; those that are not set are left out.
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(fields) else { return String::new() };
     let text = |value: serde_json::Value| match value {
         serde_json::Value::String(text) => text,
         other => other.to_string(),
     };
-    let set: Vec<String> =
-        fields.into_iter().map(|(key, value)| format!("{key}={}", encode(&text(value)))).collect();
+    let set = fields.into_iter().filter(|(_, value)| !value.is_null());
+    let set: Vec<String> = set.map(|(key, value)| format!("{key}={}", encode(&text(value)))).collect();
     if set.is_empty() { String::new() } else { format!("?{}", set.join("&")) }
 }
 

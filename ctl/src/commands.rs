@@ -5,9 +5,11 @@ mod conntrack;
 mod events;
 mod fdb;
 mod inspect;
+mod limits;
 mod local;
 mod mirror;
 mod network;
+mod policy;
 mod port;
 mod publish;
 mod run;
@@ -17,7 +19,7 @@ mod trace;
 
 use std::process::ExitCode;
 
-use ctl::{api::Allowed, client::Client};
+use ctl::{api::Action, client::Client};
 
 use crate::{
     cli::{Cli, Command},
@@ -40,9 +42,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Publish(publish) => publish::publish(&client, format, &publish.spec()).await?,
         Command::Unpublish { ports } => client.unpublish(&ports).await?,
         Command::Published => publish::list(&client, format).await?,
-        Command::Allow { from, to } => client.allow(&Allowed { from, to }).await?,
-        Command::Deny { from, to } => client.deny(&Allowed { from, to }).await?,
-        Command::Policy => publish::policy(&client, format).await?,
+        Command::Allow(rule) => policy::add(&client, format, rule.rule(Action::Allow)).await?,
+        Command::Deny(rule) => policy::add(&client, format, rule.rule(Action::Deny)).await?,
+        Command::Policy { command } => policy::run(&client, format, command).await?,
         Command::Conntrack(command) => conntrack::run(&client, format, command).await?,
         Command::Stats { name } => port::stats(&client, format, name.as_deref()).await?,
         Command::Trace(what) => trace::trace(&client, format, what).await?,

@@ -7,4 +7,5 @@ pub mod config;
 pub mod filter;
 pub mod mapping;
 pub mod packet;
+pub mod rate;
 pub mod spec;

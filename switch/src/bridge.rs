@@ -1,8 +1,8 @@
 //! Bridge: the last stage. Where the destination address lives, or everywhere.
 
 use crate::frame::Frame;
+use crate::limit;
 use crate::mac::Mac;
-use crate::snapshot::PortId;
 use crate::stage::{Cx, Stage};
 use crate::verdict::{DropReason, Verdict};
 
@@ -20,10 +20,10 @@ impl Stage for Bridge {
         let known = if dst.is_multicast() { None } else { cx.fdb.lookup(cx.network.id, dst, cx.now) };
         match known {
             Some(port) if port == frame.port => Verdict::Drop(DropReason::SamePort),
-            Some(port) if isolated(frame.port, Some(port), cx) => Verdict::Drop(DropReason::Isolated),
             Some(port) => Verdict::Forward(port),
+            None if is_storm(frame, cx) => Verdict::Drop(DropReason::Storm),
             // In an isolated network the only other station that may hear a container is the host.
-            None if isolated(frame.port, None, cx) => {
+            None if isolated(cx) => {
                 cx.network.host_port.map_or(Verdict::Drop(DropReason::Isolated), Verdict::Forward)
             }
             None => Verdict::Flood,
@@ -45,8 +45,15 @@ impl Stage for Bridge {
     }
 }
 
-/// Whether two ports (or a port and all others) must not talk: the network isolates, and neither is the host's.
-fn isolated(from: PortId, to: Option<PortId>, cx: &Cx<'_>) -> bool {
-    let host = cx.network.host_port;
-    cx.network.isolate_ports && host != Some(from) && (to.is_none() || host != to)
+/// Whether nobody but the host may hear the port: the network isolates, no rule says otherwise, and it is not the host's. Where
+/// there are rules, the engine asks them for each port that a frame is flooded to.
+fn isolated(cx: &Cx<'_>) -> bool {
+    let is_host = cx.network.host_port == Some(cx.port.id);
+    cx.network.isolate_ports && !is_host && !cx.snapshot.policy.is_inside(cx.network.id)
+}
+
+/// Whether a frame for many is one too many.
+fn is_storm(frame: &Frame<'_>, cx: &Cx<'_>) -> bool {
+    let storm = cx.port.limits.as_ref().and_then(|limits| limits.storm.as_ref());
+    storm.is_some_and(|storm| !storm.admits(limit::size(frame), cx.now))
 }

@@ -4,6 +4,7 @@
 //! Accounting is here, so that it is the same everywhere: a frame that was received is forwarded, answered or dropped,
 //! and counted as exactly one of them.
 
+mod shaping;
 mod watching;
 
 use std::fmt;
@@ -21,13 +22,15 @@ use crate::fastpath::carry::Carry;
 use crate::fastpath::epoch::Epoch;
 use crate::fastpath::offer::{Flow, Offers};
 use crate::fdb::{Fdb, FdbConfig};
+use crate::frame::Frame;
 use crate::router::neighbor::Neighbors;
 use crate::router::resolve::Ingress;
-use crate::router::{Extra, Forwarding, Lock};
+use crate::router::{Extra, Forwarding, Lock, Router, inside};
 use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::stage::{Cx, Pipeline, Stage};
 use crate::trace::{Step, Trail};
 use crate::verdict::{DropCounters, DropReason, Verdict};
+use shaping::Shaper;
 use watching::Watching;
 
 /// Events that may wait for the control plane. More are lost: they are news, not state.
@@ -55,6 +58,8 @@ pub struct Shared {
     pub forwarding: Mutex<Forwarding>,
     /// Frames that wait for a container to say its MAC.
     waiting: AtomicUsize,
+    /// Frames that were received and are kept until a limit lets them pass.
+    shaped: AtomicUsize,
     /// Drops by reason.
     pub drops: DropCounters,
     received: AtomicU64,
@@ -84,6 +89,7 @@ impl Shared {
             neighbors: Neighbors::with_epoch(neighbors_epoch),
             forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat })),
             waiting: AtomicUsize::new(0),
+            shaped: AtomicUsize::new(0),
             drops: DropCounters::default(),
             received: AtomicU64::new(0),
             forwarded: AtomicU64::new(0),
@@ -107,6 +113,7 @@ impl Shared {
             fdb: self.fdb.fork(epoch),
             neighbors: self.neighbors.fork(),
             waiting: AtomicUsize::new(self.waiting.load(Ordering::Relaxed)),
+            shaped: AtomicUsize::new(0),
             forwarding: Mutex::new(forwarding),
             drops: DropCounters::default(),
             received: AtomicU64::new(0),
@@ -127,6 +134,11 @@ impl Shared {
     pub fn count_forwarded(&self, frames: u64) {
         self.received.fetch_add(frames, Ordering::Relaxed);
         self.forwarded.fetch_add(frames, Ordering::Relaxed);
+    }
+
+    /// Frames that were received and are kept until a limit lets them pass.
+    pub fn shaped(&self) -> u64 {
+        self.shaped.load(Ordering::Relaxed) as u64
     }
 
     /// Frames received, forwarded and answered so far.
@@ -203,6 +215,7 @@ pub struct Engine {
     outgoing: Vec<Outgoing>,
     extras: Vec<Extra>,
     timer: Option<Time>,
+    shaper: Shaper,
     watching: Watching,
     /// What the stages decide and why: of traced frames only.
     trail: Option<Trail>,
@@ -226,6 +239,7 @@ impl Engine {
             outgoing: Vec::with_capacity(BATCH),
             extras: Vec::new(),
             timer: None,
+            shaper: Shaper::default(),
             watching: Watching::default(),
             trail: None,
             offers: None,
@@ -266,8 +280,8 @@ impl Engine {
     }
 
     /// When [`Engine::tick`] has something to do; none while nothing is due by itself.
-    pub const fn timer(&self) -> Option<Time> {
-        self.timer
+    pub fn timer(&self) -> Option<Time> {
+        [self.timer, self.shaper.next()].into_iter().flatten().min()
     }
 
     /// Says that [`Engine::tick`] has something to do.
@@ -287,6 +301,8 @@ impl Engine {
         if let Some(observers) = observers {
             self.watch(now, snapshot, observers, batch);
         }
+        // First what came before.
+        self.release(now, snapshot, batch, &mut lock);
         for frame in 0..batch.len() {
             let slot = batch.slot(frame);
             if let Source::Uplink(ifindex) = slot.source {
@@ -303,13 +319,17 @@ impl Engine {
             port.counters.rx.add(1, slot.at.len() as u64);
             let verdict = if slot.truncated {
                 Verdict::Drop(DropReason::Oversized)
+            } else if let Some(held) = self.limit_in(now, port, &batch.frame(frame, port.id)) {
+                held
             } else {
-                let verdict = self.decide(now, snapshot, port, batch, frame, &mut lock);
-                self.offer(snapshot, port, verdict, batch, frame);
+                let mut view = batch.frame(frame, port.id);
+                let verdict = self.decide(now, snapshot, port, &mut view, &mut lock);
+                self.offer(snapshot, port, verdict, &view);
                 self.offer_routed(snapshot, Ingress::Port(port.id), verdict, batch, frame, &mut lock);
                 verdict
             };
-            self.plan(snapshot, Some(Ingress::Port(port.id)), port.network, frame, verdict);
+            let from = Some(Ingress::Port(port.id));
+            self.plan(now, snapshot, from, port.network, (batch, frame), verdict);
         }
         shared.received.fetch_add((batch.len() - ignored) as u64, Ordering::Relaxed);
         if let Some(state) = lock.taken() {
@@ -317,7 +337,7 @@ impl Engine {
             state.write_down(snapshot);
             self.note_timers(now, state, more);
         }
-        self.add_extras(snapshot, batch);
+        self.add_extras(now, snapshot, batch);
         if let Some(observers) = observers {
             self.mirror_sent(snapshot, observers);
         }
@@ -329,14 +349,21 @@ impl Engine {
         self.outgoing.clear();
         let shared = Arc::clone(&self.shared);
         let mut lock = Lock::new(&shared.forwarding);
-        self.pipeline.router.tick(now, snapshot, &shared.neighbors, &mut lock);
-        let state = lock.get();
-        let more = state.nat.expire(now, STEPS_PER_TICK);
-        state.write_down(snapshot);
-        self.note_timers(now, state, more);
-        self.add_extras(snapshot, batch);
+        self.watching.now = now;
+        self.release(now, snapshot, batch, &mut lock);
+        // Limits let frames go every millisecond; the rest is seldom due.
+        if self.timer.is_some_and(|at| at <= now) {
+            self.pipeline.router.tick(now, snapshot, &shared.neighbors, &mut lock);
+            let state = lock.get();
+            let more = state.nat.expire(now, STEPS_PER_TICK);
+            state.write_down(snapshot);
+            self.note_timers(now, state, more);
+        } else if let Some(state) = lock.taken() {
+            state.write_down(snapshot);
+            self.note_timers(now, state, false);
+        }
+        self.add_extras(now, snapshot, batch);
         if let Some(observers) = &snapshot.observers {
-            self.watching.now = now;
             self.mirror_sent(snapshot, observers);
         }
     }
@@ -370,9 +397,11 @@ impl Engine {
             true => Verdict::Ignore,
             false => match &mut self.trail {
                 None => self.pipeline.router.outside(&mut view, ifindex, world, lock),
-                Some(trail) => trail.router(&mut self.pipeline.router, &mut view, |router, view| {
-                    router.outside(view, ifindex, world, lock)
-                }),
+                Some(trail) => {
+                    trail.router(Router::NAME, &mut self.pipeline.router, &mut view, |router, view| {
+                        router.outside(view, ifindex, world, lock)
+                    })
+                }
             },
         };
         if verdict == Verdict::Ignore {
@@ -387,17 +416,18 @@ impl Engine {
         {
             observers.received(now, snapshot, Ingress::Uplink(ifindex), original, &mut self.extras);
         }
-        self.plan(snapshot, Some(Ingress::Uplink(ifindex)), NetworkId(0), frame, verdict);
+        let from = Some(Ingress::Uplink(ifindex));
+        self.plan(now, snapshot, from, NetworkId(0), (batch, frame), verdict);
         0
     }
 
     /// Takes what the router wants sent besides into the batch.
-    fn add_extras(&mut self, snapshot: &Snapshot, batch: &mut Batch) {
+    fn add_extras(&mut self, now: Time, snapshot: &Snapshot, batch: &mut Batch) {
         let mut extras = std::mem::take(&mut self.extras);
         extras.extend(self.pipeline.router.extras());
         for extra in extras.drain(..) {
             let frame = batch.add_extra(extra.frame);
-            self.plan(snapshot, extra.from, extra.network, frame, extra.verdict);
+            self.plan(now, snapshot, extra.from, extra.network, (batch, frame), extra.verdict);
         }
         self.extras = extras;
     }
@@ -407,8 +437,7 @@ impl Engine {
         now: Time,
         snapshot: &Snapshot,
         port: &Port,
-        batch: &mut Batch,
-        frame: usize,
+        view: &mut Frame<'_>,
         lock: &mut Lock<'_>,
     ) -> Verdict {
         // A snapshot is made with the networks of all its ports.
@@ -426,15 +455,14 @@ impl Engine {
             waiting: shared.waiting.load(Ordering::Relaxed),
             tell: &mut |event| shared.tell(event),
         };
-        let mut view = batch.frame(frame, port.id);
         match &mut self.trail {
-            None => self.pipeline.run(&mut view, &mut cx, lock),
-            Some(trail) => self.pipeline.run_traced(&mut view, &mut cx, lock, trail),
+            None => self.pipeline.run(view, &mut cx, lock),
+            Some(trail) => self.pipeline.run_traced(view, &mut cx, lock, trail),
         }
     }
 
     /// Counts a frame that the bridge forwards, if its flow may take the fast path.
-    fn offer(&mut self, snapshot: &Snapshot, from: &Port, verdict: Verdict, batch: &mut Batch, frame: usize) {
+    fn offer(&mut self, snapshot: &Snapshot, from: &Port, verdict: Verdict, frame: &Frame<'_>) {
         let (Some(offers), Verdict::Forward(to), true) =
             (&mut self.offers, verdict, self.pipeline.ended_at_bridge())
         else {
@@ -445,7 +473,9 @@ impl Engine {
             return;
         }
         let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };
-        if let Some(flow) = Flow::of(&batch.frame(frame, from.id), network, from, to) {
+        if let Some(flow) = Flow::of(frame, network, from, to)
+            && inside::is_free(snapshot, network, from, to)
+        {
             offers.saw(flow);
         }
     }
@@ -469,8 +499,12 @@ impl Engine {
             Verdict::Uplink(ifindex) => Ingress::Uplink(ifindex),
             _ => return,
         };
-        // Who watches wants to see every frame.
-        if snapshot.observers.is_some() {
+        // Who watches wants to see every frame, and so has a limit of rates.
+        let limited = |end| match end {
+            Ingress::Port(port) => snapshot.port(port).is_none_or(Port::sees_all),
+            Ingress::Uplink(_) => false,
+        };
+        if snapshot.observers.is_some() || limited(from) || limited(to) {
             return;
         }
         let Some(connection) = state.nat.connection(routed.connection) else { return };
@@ -484,10 +518,11 @@ impl Engine {
     /// Turns a verdict into what is to be sent.
     fn plan(
         &mut self,
+        now: Time,
         snapshot: &Snapshot,
         from: Option<Ingress>,
         network: NetworkId,
-        frame: usize,
+        (batch, frame): (&Batch, usize),
         verdict: Verdict,
     ) {
         let first = self.outgoing.len();
@@ -515,9 +550,24 @@ impl Engine {
                 let flood = network.map_or(&[][..], |n| &n.flood);
                 let others =
                     flood.iter().filter(|id| Some(**id) != except).filter_map(|id| snapshot.port(*id));
-                self.outgoing.extend(others.map(send));
+                let from_port = from_port.and_then(|id| snapshot.port(id));
+                let governed = from_port.zip(network).filter(|(_, network)| snapshot.is_governed(network));
+                match governed {
+                    None => self.outgoing.extend(others.map(send)),
+                    Some((from, network)) => {
+                        let kind = self.pipeline.router.heard();
+                        let hear = |to: &&Port| inside::hears(snapshot, network, from, to, kind);
+                        self.outgoing.extend(others.filter(hear).map(send));
+                    }
+                }
                 if self.outgoing.len() == first {
-                    return self.drop(snapshot, frame, from, DropReason::NoEgress);
+                    let alone = flood.iter().all(|id| Some(*id) == except);
+                    let reason = match governed {
+                        Some((_, network)) if !alone && network.isolate_ports => DropReason::Isolated,
+                        Some(_) if !alone => DropReason::Prohibited,
+                        _ => DropReason::NoEgress,
+                    };
+                    return self.drop(snapshot, frame, from, reason);
                 }
             }
             Verdict::Uplink(ifindex) => {
@@ -531,13 +581,26 @@ impl Engine {
             Verdict::Next => return self.drop(snapshot, frame, from, DropReason::NoEgress),
             Verdict::Absorbed | Verdict::Ignore => return,
         }
-        let count = self.outgoing.len() - first;
         let counted = match (from, verdict) {
             (None, _) => Counted::Own,
             (_, Verdict::Reply) => Counted::Answered,
             _ => Counted::Forwarded,
         };
-        self.pending.push(Pending { frame, from, counted, first, count });
+        self.pend(now, snapshot, batch, Pending { frame, from, counted, first, count: 0 });
+    }
+
+    /// Notes what is to become of a frame whose outgoing ones were just added. What a limit holds back is kept.
+    fn pend(&mut self, now: Time, snapshot: &Snapshot, batch: &Batch, mut pending: Pending) {
+        let limited = |out: &Outgoing| {
+            let port = snapshot.port(out.port).and_then(|port| port.limits.as_ref());
+            port.is_some_and(|limits| limits.rate_out.is_some())
+        };
+        let some = self.outgoing[pending.first..].iter().any(limited);
+        let kept = some && self.limit_out(now, snapshot, batch, &pending);
+        pending.count = self.outgoing.len() - pending.first;
+        if pending.count > 0 || !kept {
+            self.pending.push(pending);
+        }
     }
 
     fn drop(&mut self, snapshot: &Snapshot, frame: usize, from: Option<Ingress>, reason: DropReason) {

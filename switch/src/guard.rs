@@ -6,7 +6,8 @@ use crate::stage::{Cx, Stage};
 use crate::verdict::{DropReason, Verdict};
 
 /// Drops frames that no station may send: too short, offload headers that do not fit, multicast or zero sources, frames
-/// that end at the first bridge (IEEE 802.1D 7.12.6), and the gateway's own address from elsewhere.
+/// that end at the first bridge (IEEE 802.1D 7.12.6), the gateway's own address from elsewhere, and what a guarded port may not
+/// claim to be ([`crate::sources`]).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Guard;
 
@@ -32,12 +33,16 @@ impl Stage for Guard {
         if src == cx.network.gateway_mac && cx.network.host_port != Some(frame.port) {
             return Verdict::Drop(DropReason::GatewaySpoofed);
         }
-        Verdict::Next
+        match cx.port.sources.as_ref().map(|sources| sources.check(frame)) {
+            Some(Err(reason)) => Verdict::Drop(reason),
+            None | Some(Ok(())) => Verdict::Next,
+        }
     }
 
     fn explain(&self, frame: &Frame<'_>, cx: &Cx<'_>) -> Option<String> {
+        let guarded = if cx.port.sources.is_some() { "; its sources are guarded" } else { "" };
         Some(format!(
-            "{} bytes from {} on port {} of network {}, whose gateway is {}",
+            "{} bytes from {} on port {} of network {}, whose gateway is {}{guarded}",
             frame.len(),
             frame.src(),
             cx.port.name,

@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 
+use crate::limit::Limits;
 use crate::mac::Mac;
 use crate::observe::Observers;
+use crate::policy::{Peer, Policy};
 use crate::router::owned::OwnedPorts;
 use crate::router::route::Routes;
+use crate::sources::Sources;
 
 /// A port of the switch. Numbers are reused, but only after every worker has let go of the old port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,8 +69,19 @@ pub struct Port {
     /// The MTU, if it is a veth whose peer is in another namespace: then the kernel may forward for it. See
     /// [`crate::fastpath`].
     pub veth_mtu: Option<u32>,
+    /// How much may pass; none while all of it may.
+    pub limits: Option<Arc<Limits>>,
+    /// What it may send from; none while that is anything.
+    pub sources: Option<Arc<Sources>>,
     /// What passed.
     pub counters: Arc<PortCounters>,
+}
+
+impl Port {
+    /// Whether every frame that passes it has to be seen by the process: its rate is limited.
+    pub fn sees_all(&self) -> bool {
+        self.limits.as_deref().is_some_and(Limits::sees_all)
+    }
 }
 
 /// A network as the workers see it.
@@ -173,8 +187,8 @@ pub struct Snapshot {
     pub leases: HashMap<(NetworkId, IpAddr), PortId, foldhash::fast::RandomState>,
     /// Who watches frames: captures and mirrors; none while nobody does.
     pub observers: Option<Arc<Observers>>,
-    /// Which networks may open connections to which others.
-    pub allowed: HashSet<(NetworkId, NetworkId), foldhash::fast::RandomState>,
+    /// Who may open connections to whom.
+    pub policy: Arc<Policy>,
     /// Networks without a way out.
     pub internal: HashSet<NetworkId, foldhash::fast::RandomState>,
 }
@@ -212,6 +226,7 @@ impl Snapshot {
         new.observers = None;
         for port in new.ports.iter_mut().flatten() {
             port.counters = Arc::default();
+            port.limits = port.limits.as_ref().map(|limits| Arc::new(limits.fork()));
         }
         for uplink in &mut new.uplinks {
             uplink.counters = Arc::default();
@@ -242,6 +257,17 @@ impl Snapshot {
     /// The network of this number.
     pub fn network(&self, id: NetworkId) -> Option<&Network> {
         self.networks.get(id.index())?.as_ref()
+    }
+
+    /// Who is behind a port, to the policy.
+    pub fn peer(&self, port: &Port) -> Peer {
+        let is_host = self.network(port.network).is_some_and(|n| n.host_port == Some(port.id));
+        if is_host { Peer::Host } else { Peer::Port(port.id, port.network) }
+    }
+
+    /// Whether it has to be asked who may talk to whom within a network.
+    pub fn is_governed(&self, network: &Network) -> bool {
+        network.isolate_ports || self.policy.is_inside(network.id)
     }
 
     /// All ports.

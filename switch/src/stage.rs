@@ -1,7 +1,7 @@
 //! Stages: what decides about a frame. This is the one place where users plug in.
 //!
 //! ```text
-//! rx -> Guard -> Learn -> [your stages] -> Router -> Bridge -> tx
+//! rx -> Guard -> Learn -> [your stages] -> Router -> (policy) -> Bridge -> tx
 //! ```
 //!
 //! A stage gets a frame and a [`Cx`] and returns a [`Verdict`]. It does not send, wait, log, allocate per frame or read a
@@ -116,7 +116,13 @@ impl Pipeline {
                 verdict => return verdict,
             }
         }
-        match trail.router(router, frame, |router, frame| router.process(frame, cx, lock)) {
+        let decided = |router: &mut Router, frame: &mut Frame<'_>| router.process(frame, cx, lock);
+        let mut verdict = trail.router(Router::NAME, router, frame, decided);
+        if verdict == Verdict::Next && cx.snapshot.is_governed(cx.network) {
+            let admitted = |router: &mut Router, frame: &mut Frame<'_>| router.admit(frame, cx, lock);
+            verdict = trail.router(Router::POLICY, router, frame, admitted);
+        }
+        match verdict {
             Verdict::Next => trail.stage(bridge, frame, cx),
             verdict => verdict,
         }
@@ -135,6 +141,9 @@ impl Pipeline {
         }
         if verdict == Verdict::Next {
             verdict = self.router.process(frame, cx, lock);
+        }
+        if verdict == Verdict::Next && cx.snapshot.is_governed(cx.network) {
+            verdict = self.router.admit(frame, cx, lock);
         }
         self.bridged = verdict == Verdict::Next;
         if self.bridged { self.bridge.process(frame, cx) } else { verdict }

@@ -54,6 +54,7 @@ impl Trail {
     /// Lets the router decide.
     pub(crate) fn router(
         &mut self,
+        name: &'static str,
         router: &mut Router,
         frame: &mut Frame<'_>,
         decide: impl FnOnce(&mut Router, &mut Frame<'_>) -> Verdict,
@@ -61,7 +62,7 @@ impl Trail {
         let before = frame.bytes().to_vec();
         let verdict = decide(router, frame);
         let why = router.notes();
-        self.note(Router::NAME, verdict, why, &before, frame);
+        self.note(name, verdict, why, &before, frame);
         verdict
     }
 
@@ -78,6 +79,11 @@ impl Trail {
         }
         let after = (frame.bytes() != before).then(|| describe(frame.bytes()));
         self.0.push(Step { stage, verdict, why, after });
+    }
+
+    /// A limit holds the frame back.
+    pub(crate) fn limit(&mut self, verdict: Verdict, why: String) {
+        self.0.push(Step { stage: "limit", verdict, why: vec![why], after: None });
     }
 
     pub(crate) fn take(&mut self) -> Vec<Step> {

@@ -68,6 +68,10 @@ drop_reasons! {
     NotAPort = "not-a-port", "The frame came from an interface in the switch namespace that is no port. Add it with 'swctl port add' or move it out.";
     /// Source is the gateway's MAC, from a port that is not the gateway.
     GatewaySpoofed = "gateway-spoofed", "A container sent with the gateway's MAC as source: a loop, or an attempt to take the gateway over. 'swctl capture drops' shows which port it came from.";
+    /// Source is a MAC that the port may not send from.
+    SpoofedMac = "spoofed-mac", "A guarded port sent from a MAC that is not its own: a loop, a bridge in the container, or an attempt to be another. 'swctl port show' lists what it may send from; 'swctl port set PORT --source MAC' adds to it.";
+    /// ARP or neighbor discovery that claims what is another's.
+    SpoofedNeighbor = "spoofed-neighbor", "A guarded port claimed an address or a MAC that is not its own by ARP or neighbor discovery, or played router. An address that it should have: 'swctl port set PORT --source ADDRESS'.";
     /// Source is a static MAC of another port.
     StaticElsewhere = "static-elsewhere", "The source MAC is bound to another port by a static entry. See 'swctl fdb ls', and 'swctl fdb rm' if the station has moved.";
     /// The MAC moves between ports faster than a station can.
@@ -76,16 +80,20 @@ drop_reasons! {
     SamePort = "same-port", "The destination is behind the same port as the sender, which has it already: normal for hubs and bridges behind a port.";
     /// There was no other port to send to.
     NoEgress = "no-egress", "Nobody else is in the network, so there was no port to flood to: normal in a network with one port.";
+    /// More broadcasts, multicasts and unknown unicasts than the port may send.
+    Storm = "storm", "The port sends more broadcasts, multicasts and frames for unknown receivers than its storm limit lets pass: a loop or a flood. 'swctl port set PORT --storm RATE' changes the limit.";
+    /// Faster than the port's limit, for longer than its queue.
+    RateLimited = "rate-limited", "The port sends or is sent more than its limit lets pass. TCP slows down by itself; of UDP the rest is lost. 'swctl port set PORT --rate-in RATE --rate-out RATE' changes the limit.";
     /// Ports of this network are isolated from each other.
-    Isolated = "isolated", "The network was made with --isolate-ports: its ports reach the gateway only. Containers that must talk belong in a network without it.";
+    Isolated = "isolated", "The network was made with --isolate-ports: its ports reach the gateway only. 'swctl allow FROM TO' lets some of them talk.";
     /// Addressed to the gateway, for an address which is neither the host's nor reachable.
     NotRouted = "not-routed", "Sent to the gateway for something that cannot be routed: a broadcast, a loopback address, the sender's own subnet, or not IP at all. Usually harmless; if not, look at the sender's addresses and prefix lengths with 'swctl inspect'.";
     /// The host has no route, or swd no uplink.
     NoRoute = "no-route", "The host has no route to that destination ('ip route get ADDRESS' there), or the route's interface is not an uplink of swd ('swctl status').";
-    /// For another network, or out of an internal one.
-    Prohibited = "prohibited", "Sent to a container of another network, or out of an internal one. Networks are closed to each other unless 'swctl allow' opens them; internal ones have no way out.";
+    /// Policy does not let it pass.
+    Prohibited = "prohibited", "A rule denies it, it is for a container of another network, or it would leave an internal one: networks are closed to each other, internal ones to the outside. 'swctl policy' lists the rules, 'swctl trace' tells which one it is, 'swctl allow FROM TO' lets it pass.";
     /// The source is not one of the sender's network, or is another container's.
-    SpoofedSource = "spoofed-source", "A container sent from an address that is not its own. Look for a wrong address with 'swctl inspect'.";
+    SpoofedSource = "spoofed-source", "A container sent from an address that is not its own. Look for a wrong address with 'swctl inspect'; one that it should have: 'swctl port set PORT --source ADDRESS'.";
     /// Hop limit used up.
     TtlExpired = "ttl-expired", "The packet's hop limit was used up here: a traceroute, which is normal, or a routing loop: 'traceroute' from the container shows it.";
     /// Longer than the next link takes, and must not be cut.

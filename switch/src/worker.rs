@@ -208,6 +208,10 @@ impl Worker {
             self.send(&snapshot);
         }
         let Some(at) = self.engine.timer() else { return EpollTimeout::NONE };
+        if at <= now {
+            // More was due than is done at once.
+            return EpollTimeout::ZERO;
+        }
         // A millisecond more: to wake too early would be to wake twice.
         EpollTimeout::try_from(at.since(now) + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
     }

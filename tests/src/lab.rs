@@ -26,6 +26,7 @@ use switch::dataplane::DataEvent;
 use switch::engine::{Engine, Shared};
 use switch::fdb::{FdbConfig, Kind};
 use switch::mac::Mac;
+use switch::policy::{Policy, Rule};
 use switch::port::memory::{MemoryFrame, MemoryPorts};
 use switch::port::{Rx, Tx};
 use switch::router::Forwarding;
@@ -67,7 +68,7 @@ pub struct Counts {
     pub answered: u64,
     /// Dropped.
     pub dropped: u64,
-    /// Not decided yet: they wait for a next hop's MAC, or for the first fragment of their datagram.
+    /// Not decided yet: they wait for a next hop's MAC, for the first fragment of their datagram, or for a limit.
     pub waiting: u64,
 }
 
@@ -212,6 +213,8 @@ impl Lab {
             link: Link::Memory,
             up: true,
             veth_mtu: None,
+            limits: None,
+            sources: None,
             counters,
         });
         self.publish();
@@ -255,6 +258,18 @@ impl Lab {
             edit(&mut snapshot);
         }
         self.shared.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Changes a port: its limits, what it may send from.
+    pub fn change_port(&mut self, port: PortId, change: impl FnOnce(&mut Port)) {
+        change(&mut self.ports[port.index()]);
+        self.publish();
+    }
+
+    /// The rules of who may open connections to whom, in place of those before.
+    pub fn rules(&mut self, rules: Vec<Rule>) {
+        let policy = Arc::new(Policy::new(rules));
+        self.edit(move |snapshot| snapshot.policy = Arc::clone(&policy));
     }
 
     /// Changes what the workers know, now and whenever it is made anew: uplinks, routes, leases.
@@ -343,7 +358,7 @@ impl Lab {
         let (received, forwarded, answered) = self.shared.passed();
         let waiting = {
             let state = self.shared.forwarding.lock().expect("no panic");
-            (state.resolver.waiting() + state.nat.held_fragments()) as u64
+            (state.resolver.waiting() + state.nat.held_fragments()) as u64 + self.shared.shaped()
         };
         Counts { received, forwarded, answered, dropped: self.shared.drops.total(), waiting }
     }

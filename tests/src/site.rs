@@ -418,6 +418,14 @@ impl Site {
         }
     }
 
+    /// Lets ports send from any MAC and address: for tests that play others, or a whole network, behind one.
+    #[track_caller]
+    pub fn unguard(&self, ports: &[&str]) {
+        for port in ports {
+            self.ctl(&["port", "set", port, "--guard", "off"]);
+        }
+    }
+
     /// Memory that swd has in RAM, in bytes.
     ///
     /// # Panics

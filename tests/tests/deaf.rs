@@ -160,6 +160,7 @@ for_each_port_kind! {
         assert!(network["host_ifname"].is_null(), "{network}");
         let gateway_mac = mac(network["gateway_mac"].as_str().expect("a MAC"));
         let c = site.container_in("quiet", "q1", way, "172.20.0.10");
+        site.unguard(&["q1"]);
         let me = mac(&c.mac());
         let ears = Ears::open(&site.host);
 

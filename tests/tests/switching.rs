@@ -21,6 +21,7 @@ fn three(way: Way) -> Three {
 
 fn three_on(site: Site, way: Way) -> Three {
     let c = ["c1", "c2", "c3"].map(|n| site.container(n, way, &format!("172.18.0.{}0", &n[1..])));
+    site.unguard(&["c1", "c2", "c3"]);
     // Everybody is known to the switch.
     c[0].ping(&c[1]);
     c[2].ping(&c[1]);

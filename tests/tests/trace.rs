@@ -8,6 +8,7 @@ use nat::{Endpoint, Protocol, Rule};
 use switch::batch::Source;
 use switch::frame::Offload;
 use switch::mac::Mac;
+use switch::policy::{self, Policy, Services, Side};
 use switch::router::nat_network;
 use switch::router::owned::OwnedPorts;
 use switch::router::resolve::Hop;
@@ -78,7 +79,25 @@ fn world() -> (Lab, Vec<PortId>) {
         }
         world.owned = Arc::new(owned);
         world.leases.insert((NetworkId(0), ip("10.0.0.10")), PortId(1));
-        world.allowed.insert((NetworkId(0), NetworkId(1)));
+        let network = |n| Side::Network(NetworkId(n));
+        // Ports 0 and 3 are the host's; the third network isolates its ports.
+        let cells = |n| Side::Port(PortId(n), NetworkId(2));
+        let web = Services::Ports(Protocol::Tcp, 80..=80);
+        world.policy = Arc::new(Policy::new(
+            [
+                (network(0), network(1), Services::All, true),
+                (cells(6), cells(7), web.clone(), true),
+                (network(2), Side::Host, Services::Icmp, false),
+                (network(0), Side::Outside, web, false),
+            ]
+            .map(|(from, to, services, allow)| policy::Rule {
+                from,
+                to,
+                services,
+                allow,
+                text: "a rule".into(),
+            }),
+        ));
     });
     let mut state = lab.shared().forwarding.lock().expect("not poisoned");
     state.resolver.mirror(lab.now, Hop::Outside(UPLINK, ip(NEXT)), Mac([2, 0xff, 0, 0, 0, 2]));

@@ -9,6 +9,7 @@ use jiff::Unit;
 
 use crate::{
     cli,
+    commands::limits,
     output::Format,
     table::{self, Column, Table},
 };
@@ -19,6 +20,9 @@ pub(crate) async fn run(client: &Client, format: Format, command: cli::Port) -> 
         cli::Port::Add(add) => format.print(&client.add_port(&add.spec()).await?, added),
         cli::Port::Ls => format.print(client.ports().await?.as_slice(), list),
         cli::Port::Show { name } => format.print(&client.port(&name).await?, show),
+        cli::Port::Set(set) => {
+            format.print(&client.change_port(set.name(), &set.change()).await?, limits::changed)
+        }
         cli::Port::Rm { name } => Ok(client.remove_port(&name).await?),
     }
 }
@@ -88,6 +92,8 @@ fn show(port: &Port) -> String {
         ("Container", table::optional(port.netns.as_deref())),
         ("Its interface", table::optional(port.container_ifname.as_deref())),
         ("Addresses", table::list(&port.addresses)),
+        ("Limits", limits::text(&port.limits)),
+        ("Sources", limits::guard(&port.guard)),
         ("Since", port.since.round(Unit::Second).unwrap_or(port.since).to_string()),
         ("Received", counters(port.rx_packets, port.rx_bytes, port.rx_dropped)),
         ("Sent", counters(port.tx_packets, port.tx_bytes, port.tx_dropped)),
@@ -137,6 +143,7 @@ fn state(state: PortState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ctl::api::{PortGuard, PortLimits};
 
     fn port() -> Port {
         Port {
@@ -158,6 +165,8 @@ mod tests {
             rx_dropped: 4,
             tx_dropped: 5,
             connections: 6,
+            limits: PortLimits::default(),
+            guard: PortGuard::default(),
         }
     }
 

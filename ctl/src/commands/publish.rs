@@ -1,7 +1,7 @@
-//! `swctl publish`, `unpublish`, `published`, `allow`, `deny`, `policy`.
+//! `swctl publish`, `unpublish`, `published`.
 
 use ctl::{
-    api::{Allowed, PublishSpec, Published},
+    api::{PublishSpec, Published},
     client::Client,
 };
 
@@ -18,17 +18,6 @@ pub(crate) async fn publish(client: &Client, format: Format, spec: &PublishSpec)
 /// `swctl published`.
 pub(crate) async fn list(client: &Client, format: Format) -> anyhow::Result<()> {
     format.print(client.published().await?.as_slice(), describe)
-}
-
-/// `swctl policy`.
-pub(crate) async fn policy(client: &Client, format: Format) -> anyhow::Result<()> {
-    format.print(client.policy().await?.as_slice(), |pairs: &[Allowed]| {
-        let mut table = Table::new(&[Column::Left("FROM"), Column::Left("TO")]);
-        for pair in pairs {
-            table.row([pair.from.clone(), pair.to.clone()]);
-        }
-        table.to_string()
-    })
 }
 
 fn target(p: &Published) -> String {

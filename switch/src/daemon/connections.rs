@@ -89,49 +89,6 @@ impl Daemon {
         Ok(ids.len() as u64)
     }
 
-    /// Lets a network open connections to another, or no more.
-    ///
-    /// # Errors
-    /// When there is no such network.
-    pub async fn set_allowed(&mut self, pair: &api::Allowed, allow: bool) -> Result<(), Error> {
-        let end = !allow && self.desired.allowed.contains(&(pair.from.clone(), pair.to.clone()));
-        self.edit(|_, new| {
-            new.network(&pair.from)?;
-            new.network(&pair.to)?;
-            let pair = (pair.from.clone(), pair.to.clone());
-            if allow {
-                new.allowed.insert(pair);
-            } else {
-                new.allowed.remove(&pair);
-            }
-            Ok(())
-        })
-        .await?;
-        if end {
-            self.end_between(&pair.from, &pair.to);
-        }
-        Ok(())
-    }
-
-    fn end_between(&self, from: &str, to: &str) {
-        let (Some(from), Some(to)) = (self.live.network(from), self.live.network(to)) else { return };
-        let now = worker::now();
-        let mut state = self.dataplane.forwarding();
-        let filter = Filter { network: Some(crate::router::nat_network(from)), ..Filter::default() };
-        let ids: Vec<ConnectionId> = state
-            .nat
-            .connections(now, filter)
-            .filter(|(_, c)| {
-                network_of(c.tuple(Direction::Original).network) == Some(from)
-                    && network_of(c.tuple(Direction::Reply).network) == Some(to)
-            })
-            .map(|(id, _)| id)
-            .collect();
-        for id in ids {
-            state.nat.end_one(now, id);
-        }
-    }
-
     fn filter(&self, wanted: &api::ConnectionFilter) -> Result<Filter, EditError> {
         let wrong = |what: &'static str, name: &str, hint: &str| EditError::NotFound {
             what,

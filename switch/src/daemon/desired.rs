@@ -6,12 +6,14 @@
 
 pub mod docker;
 mod error;
+mod limits;
 mod mirrors;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use ctl::api::{AttachSpec, DEFAULT_NETWORK, Filtering, Mapping, Mirror, NetworkSpec, PortSpec};
+use ctl::api::{AttachSpec, DEFAULT_NETWORK, Filtering, Mapping, Mirror, NetworkSpec, PortSpec, Rule};
 use ctl::spec;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use docker::{DockerNetwork, Endpoint};
 pub use error::{Class, EditError};
+pub use limits::PortSettings;
 
 use super::ipam::{self, Use};
 use super::publishes::Publishes;
@@ -38,9 +41,15 @@ pub struct Desired {
     /// Published ports, by what `swctl unpublish` calls them.
     #[serde(default)]
     pub publishes: Publishes,
-    /// Networks that may open connections to others.
-    #[serde(default)]
-    pub allowed: BTreeSet<(String, String)>,
+    /// Networks that may open connections to others, as an earlier swd kept it: rules by now.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    allowed: BTreeSet<(String, String)>,
+    /// Who may open connections to whom. A rule whose port is gone waits for another of its name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    /// Limits and guards of ports, by the port's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, PortSettings>,
     /// Mirrors. One whose ports are gone waits for others of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
@@ -252,7 +261,7 @@ impl Desired {
             let ports = format!("published: {}", key.name());
             return Err(EditError::InUse { name: name.to_owned(), ports });
         }
-        self.allowed.retain(|(from, to)| from != name && to != name);
+        self.forget_rules(name);
         self.docker.retain(|_, d| d.network != name);
         self.networks.remove(name);
         Ok(())
@@ -435,6 +444,7 @@ impl Desired {
     pub fn forget(&mut self, name: &str) {
         self.ports.remove(name);
         self.statics.retain(|_, s| s.port != name);
+        self.settings.remove(name);
     }
 
     /// The port of this name; host ends are none.

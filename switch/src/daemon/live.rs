@@ -10,8 +10,10 @@ use ctl::api::{PortKind, PortState};
 
 use super::desired::Desired;
 use super::links::Link;
+use crate::limit::Limits;
 use crate::mac::Mac;
 use crate::snapshot::{self, Gateway, NetworkId, PortCounters, PortId, Snapshot};
+use crate::sources::Sources;
 
 /// Numbers and links.
 #[derive(Debug, Default)]
@@ -39,6 +41,12 @@ pub struct LivePort {
     pub link: Option<LiveLink>,
     /// What passed.
     pub counters: Arc<PortCounters>,
+    /// How much may pass.
+    pub limits: Option<Arc<Limits>>,
+    /// What it may send from.
+    pub sources: Option<Arc<Sources>>,
+    /// Connections that it may have, as the translator knows it; none for what all may have.
+    pub max_connections: Option<u32>,
 }
 
 /// What the kernel says of a port's interface.
@@ -130,6 +138,9 @@ impl Live {
             kind,
             link: None,
             counters: Arc::default(),
+            limits: None,
+            sources: None,
+            max_connections: None,
         };
         self.ports.insert(name.to_owned(), port);
         self.set_link(name, link);
@@ -174,6 +185,11 @@ impl Live {
     /// All ports with their names.
     pub fn ports(&self) -> impl Iterator<Item = (&String, &LivePort)> {
         self.ports.iter()
+    }
+
+    /// The same, to change.
+    pub fn ports_mut(&mut self) -> impl Iterator<Item = (&String, &mut LivePort)> {
+        self.ports.iter_mut()
     }
 
     /// The name of the port of this number.
@@ -221,6 +237,8 @@ impl Live {
                 link: link.index.map_or(snapshot::Link::Tap, snapshot::Link::Packet),
                 up: link.up,
                 veth_mtu: link.veth.then_some(link.mtu),
+                limits: port.limits.clone(),
+                sources: port.sources.clone(),
                 counters: Arc::clone(&port.counters),
             })
         });

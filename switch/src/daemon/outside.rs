@@ -253,6 +253,7 @@ pub(super) const fn guarded(protocol: Protocol) -> portguard::Protocol {
 impl Daemon {
     /// Tells the workers what is there, and the sockets of the uplinks what to let in.
     pub(super) fn publish(&mut self) {
+        self.refresh_limits();
         let mut snapshot = self.live.snapshot(&self.desired);
         self.outside.fill(&mut snapshot);
         for (name, port) in &self.desired.ports {
@@ -261,11 +262,7 @@ impl Daemon {
             };
             snapshot.leases.extend(port.addresses().iter().map(|a| ((network, a.addr()), live.id)));
         }
-        for (from, to) in &self.desired.allowed {
-            if let (Some(from), Some(to)) = (self.live.network(from), self.live.network(to)) {
-                snapshot.allowed.insert((from, to));
-            }
-        }
+        snapshot.policy = self.policy();
         let internal = self.desired.docker.values().filter(|d| d.internal);
         snapshot.internal = internal.filter_map(|d| self.live.network(&d.network)).collect();
         snapshot.observers = self.observers(&snapshot);

@@ -91,6 +91,8 @@ impl Daemon {
     /// Leaves all that another daemon goes on with: nothing is forwarded from here on, and nothing must be changed.
     pub(super) fn leave(&mut self) {
         self.dataplane.halt();
+        // What the kernel carried by itself belongs to the connections.
+        self.dataplane.collect();
         self.write_connections_down();
         let carried = self.outside.relay.as_ref().map(|relay| relay.retire()).unwrap_or_default();
         for (number, carried) in carried.iter().enumerate() {

@@ -170,7 +170,8 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Desired), Unreadable> {
     if version > VERSION {
         return Err(Unreadable::Newer(version));
     }
-    let Read { serial, state } = serde_json::from_slice(bytes)?;
+    let Read { serial, mut state } = serde_json::from_slice(bytes)?;
+    state.take_over_allowed();
     Ok((serial, state))
 }
 

@@ -133,6 +133,8 @@ impl Daemon {
             rx_dropped: rx.dropped(),
             tx_dropped: tx.dropped(),
             connections: self.dataplane.forwarding().nat.owner_connections(owner(live.id)).into(),
+            limits: self.limits_view(name, live),
+            guard: self.guard_view(name),
         }
     }
 

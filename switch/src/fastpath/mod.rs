@@ -4,7 +4,7 @@
 //! busy unicast flows between two veth ports are handed over, once the stages have decided about some of their frames:
 //!
 //! ```text
-//! engine: the bridge forwards the 8th frame of (port, source, destination, IPv4 or IPv6)   -> offer
+//! engine: the bridge forwards the 8th frame of (port, both MACs, source address)   -> offer
 //! worker: install                                     -> the kernel forwards what is alike (see `program`)
 //! daemon, every second while there are such flows: adds what was counted to the ports' counters, refreshes the MACs' ages,
 //!         takes back what was idle for `IDLE`
@@ -233,6 +233,7 @@ impl FastPath {
         key[4..10].copy_from_slice(&flow.dst.0);
         key[10..16].copy_from_slice(&flow.src.0);
         key[16..18].copy_from_slice(&flow.ethertype.to_be_bytes());
+        key[20..36].copy_from_slice(&flow.source);
         let mut value = [0; program::VALUE];
         value[0..4].copy_from_slice(&to_index.to_ne_bytes());
         value[4..8].copy_from_slice(&epoch.to_ne_bytes());

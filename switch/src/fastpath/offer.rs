@@ -1,7 +1,7 @@
 //! Which flows are worth to be handed to the kernel. Pure: part of the engine.
 
 use super::carry::Carry;
-use crate::frame::Frame;
+use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 use crate::mac::Mac;
 use crate::snapshot::{Network, Port, PortId};
 
@@ -9,10 +9,12 @@ use crate::snapshot::{Network, Port, PortId};
 const FRAMES: u16 = 8;
 /// Flows that are counted at a time. Two that share a place push each other out, and are offered later for it.
 const PLACES: usize = 256;
-/// Ethertypes of flows: IPv4 and IPv6. ARP is for the switch to see, tagged frames are for it to edit.
-const ETHERTYPES: [u16; 2] = [0x0800, 0x86dd];
+/// Next headers of IPv6 that the kernel may forward: TCP and UDP. Behind any other may be neighbor discovery, which is for the
+/// switch to see.
+pub(super) const V6_HEADERS: [u8; 2] = [6, 17];
 
-/// Unicast frames from one port to another, between two addresses.
+/// Unicast frames from one port to another, between two MACs, from one address: IPv4 or IPv6. ARP is for the switch to see, tagged
+/// frames are for it to edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Whence.
@@ -25,26 +27,42 @@ pub struct Flow {
     pub dst: Mac,
     /// Network protocol.
     pub ethertype: u16,
+    /// The sender's address: of IPv4 the first four bytes. What a guarded port sends from is not the kernel's to judge.
+    pub source: [u8; 16],
 }
 
 impl Flow {
     /// The flow of a frame that the bridge forwards, if the kernel may forward it as well: between two veth ports, so that
-    /// none who receives it has a smaller MTU than its sender, and neither to a gateway nor from the host, where the router has a
-    /// word in it.
+    /// none who receives it has a smaller MTU than its sender, neither to a gateway nor from the host, where the router has a
+    /// word in it, and of no port whose rate is limited.
     pub fn of(frame: &Frame<'_>, network: &Network, from: &Port, to: &Port) -> Option<Self> {
         let fits = from.veth_mtu? <= to.veth_mtu?;
         let (src, dst, ethertype) = (frame.src(), frame.dst(), frame.ethertype());
         let routed = dst == network.gateway_mac || network.host_port == Some(from.id);
-        let may = fits && to.up && !routed && ETHERTYPES.contains(&ethertype);
-        may.then_some(Self { from: from.id, to: to.id, src, dst, ethertype })
+        let may = fits && to.up && !routed && !from.sees_all() && !to.sees_all();
+        let source = source(ethertype, frame.bytes().get(ETHERNET_HEADER..)?)?;
+        may.then_some(Self { from: from.id, to: to.id, src, dst, ethertype, source })
     }
 
     fn place(&self) -> usize {
         let ethertype = self.ethertype.to_ne_bytes();
-        let bytes = self.src.0.iter().chain(&self.dst.0).chain(&ethertype).copied();
+        let bytes = self.src.0.iter().chain(&self.dst.0).chain(&ethertype).chain(&self.source).copied();
         // FNV-1a over few bytes; who collides on purpose slows himself down.
         let hash = bytes.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
         (hash >> 24) as usize % PLACES
+    }
+}
+
+/// The source address, where a packet is of a kind that the kernel may forward.
+fn source(ethertype: u16, packet: &[u8]) -> Option<[u8; 16]> {
+    match ethertype {
+        ETHERTYPE_IPV4 => {
+            let mut source = [0; 16];
+            source[..4].copy_from_slice(packet.get(12..16)?);
+            Some(source)
+        }
+        ETHERTYPE_IPV6 if V6_HEADERS.contains(packet.get(6)?) => packet.get(8..24)?.try_into().ok(),
+        _ => None,
     }
 }
 
@@ -116,7 +134,14 @@ mod tests {
 
     fn flow(last: u8) -> Flow {
         let mac = |n| Mac([2, 0, 0, 0, 0, n]);
-        Flow { from: PortId(0), to: PortId(1), src: mac(last), dst: mac(200), ethertype: 0x0800 }
+        Flow {
+            from: PortId(0),
+            to: PortId(1),
+            src: mac(last),
+            dst: mac(200),
+            ethertype: 0x0800,
+            source: [0; 16],
+        }
     }
 
     #[test]

@@ -13,12 +13,14 @@
 //!
 //! Frames of connections to the outside and back are found and translated by the same two programs: see [`super::translate`].
 
+use super::offer::V6_HEADERS;
 use super::translate::{self, Side};
+use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::sys::assembler::{Assembler, STACK};
 use crate::sys::bpf::{Insn, Map};
 
-/// Bytes of a key: interface index, destination, source, ethertype, two zeroes.
-pub(super) const KEY: usize = 20;
+/// Bytes of a key: interface index, destination, source, ethertype, two zeroes, source address (16, of IPv4 the first four).
+pub(super) const KEY: usize = 36;
 /// Bytes of a value: interface index and epoch (4 each); frames, bytes, time of the last (8 each).
 pub(super) const VALUE: usize = 32;
 /// Bytes of a handoff: interface index of the port whence, and whereto; 0 when there is none. Then what to make of the frame:
@@ -38,9 +40,13 @@ pub(super) mod context {
 /// Where the programs' variables are, from the top of the stack.
 pub(super) mod stack {
     pub(in crate::fastpath) const ZERO: i16 = -4;
-    pub(in crate::fastpath) const KEY: i16 = -24;
-    pub(in crate::fastpath) const KEY_ADDRESSES: i16 = -20;
-    pub(in crate::fastpath) const KEY_END: i16 = -8;
+    // What lies between is `translate`'s.
+    pub(in crate::fastpath) const KEY: i16 = -132;
+    pub(in crate::fastpath) const KEY_ADDRESSES: i16 = KEY + 4;
+    pub(in crate::fastpath) const KEY_ETHERTYPE: i16 = KEY + 16;
+    pub(super) const KEY_SOURCE: i16 = KEY + 20;
+    /// A byte of the frame.
+    pub(super) const BYTE: i16 = KEY - 4;
 }
 
 pub(super) mod helper {
@@ -56,6 +62,11 @@ pub(super) mod helper {
 
 /// Both addresses and the ethertype.
 pub(super) const ETHERNET: i32 = 14;
+/// Where the source address is in a frame, and its length.
+const V4_SOURCE: (i32, i32) = (26, 4);
+const V6_SOURCE: (i32, i32) = (22, 16);
+/// Where the next header of IPv6 is in a frame.
+const V6_NEXT: (i32, i32) = (20, 1);
 /// `PACKET_HOST`: the container's stack takes the frame for its own. The kernel set it when the port, another interface,
 /// received the frame.
 const PACKET_HOST: i32 = 0;
@@ -82,6 +93,24 @@ pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Optio
     a.load32(1, CX, context::VLAN_PRESENT);
     a.jump_unless_equal(1, 0, "receive");
     load_ethernet(&mut a, "receive");
+    for word in 0..4 {
+        a.store_constant(stack::KEY_SOURCE + 4 * word, 0);
+    }
+    a.load32(1, STACK, stack::KEY_ETHERTYPE);
+    a.jump_if_equal(1, as_stored(ETHERTYPE_IPV4), "v4");
+    a.jump_unless_equal(1, as_stored(ETHERTYPE_IPV6), "receive");
+    translate::load(&mut a, V6_NEXT.0, stack::BYTE, V6_NEXT.1, "receive");
+    a.load8(1, STACK, stack::BYTE);
+    for header in V6_HEADERS {
+        a.jump_if_equal(1, i32::from(header), "v6");
+    }
+    a.jump("receive");
+    a.label("v6");
+    translate::load(&mut a, V6_SOURCE.0, stack::KEY_SOURCE, V6_SOURCE.1, "receive");
+    a.jump("find");
+    a.label("v4");
+    translate::load(&mut a, V4_SOURCE.0, stack::KEY_SOURCE, V4_SOURCE.1, "receive");
+    a.label("find");
     a.look_up(flows, stack::KEY);
     a.jump_if_equal(0, 0, if connections.is_some() { "connection" } else { "receive" });
     a.mov(FLOW, 0);
@@ -138,10 +167,16 @@ pub(super) fn begin(a: &mut Assembler, handoff: &Map, words: &Map, otherwise: &'
 
 /// Loads the interface, both addresses and the ethertype into the key on the stack.
 pub(super) fn load_ethernet(a: &mut Assembler, otherwise: &'static str) {
-    a.store_constant(stack::KEY_END, 0);
+    a.store_constant(stack::KEY_ETHERTYPE, 0);
     a.load32(1, CX, context::IFINDEX);
     a.store32(STACK, 1, stack::KEY);
     translate::load(a, 0, stack::KEY_ADDRESSES, ETHERNET, otherwise);
+}
+
+/// An ethertype and two zeroes, as 4 bytes of memory read as a number.
+fn as_stored(ethertype: u16) -> i32 {
+    let [a, b] = ethertype.to_be_bytes();
+    i32::from_ne_bytes([a, b, 0, 0])
 }
 
 /// What an interface does with a frame: hand it over if that was noted.

@@ -39,11 +39,22 @@ impl Ways<'_> {
         self.held_are_copies = held_are_copies;
     }
 
-    /// Sends the fragments that had waited for the packet that is being sent, the same way.
+    /// Sends the fragments that had waited for the packet that is being routed, the same way.
     pub(super) fn send_released(&mut self, ethernet: &[u8], mtu: u32, verdict: Verdict, from: Ingress) {
+        self.send_waiting(ethernet, (mtu, 1), verdict, from);
+    }
+
+    /// Sends the fragments that had waited for the packet that is being bridged, the same way.
+    pub(super) fn send_held(&mut self, ethernet: &[u8], mtu: u32, verdict: Verdict, from: Ingress) {
+        self.send_waiting(ethernet, (mtu, 0), verdict, from);
+    }
+
+    fn send_waiting(&mut self, ethernet: &[u8], (mtu, hops): (u32, u8), verdict: Verdict, from: Ingress) {
         while let Some((_, mut packet)) = self.state.nat.next_released() {
             let fits = packet.len() <= mtu as usize;
-            if let Ok(mut packet) = Packet::parse(&mut packet, Checksum::Complete) {
+            if hops > 0
+                && let Ok(mut packet) = Packet::parse(&mut packet, Checksum::Complete)
+            {
                 packet.decrement_hop_limit();
             }
             let frame = OwnedFrame::new(&[ethernet, &packet].concat(), Offload::default());
@@ -181,7 +192,11 @@ impl Ways<'_> {
         let source = match to {
             Ingress::Port(id) => {
                 let network = self.snapshot.port(id).and_then(|p| self.snapshot.network(p.network));
-                network.and_then(|n| n.gateway(packet.is_v4()))
+                match network {
+                    // The host would not believe its own address.
+                    Some(n) if n.host_port == Some(id) => Some(packet.destination().to_ip()),
+                    network => network.and_then(|n| n.gateway(packet.is_v4())),
+                }
             }
             Ingress::Uplink(_) => Some(packet.destination().to_ip()),
         };

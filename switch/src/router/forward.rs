@@ -23,6 +23,7 @@ use crate::frame::{
 };
 use crate::journal::Journal;
 use crate::mac::Mac;
+use crate::policy::{Peer, Service, by_default};
 use crate::snapshot::{Network, NetworkId, Port, PortId, Snapshot, Uplink};
 use crate::verdict::{DropReason, Verdict};
 
@@ -87,7 +88,7 @@ pub fn network_of(network: nat::NetworkId) -> Option<NetworkId> {
     network.0.checked_sub(1).map(NetworkId)
 }
 
-const fn party(network: &Network, port: PortId) -> Party {
+pub(super) const fn party(network: &Network, port: PortId) -> Party {
     Party { network: nat_network(network.id), owner: owner(port) }
 }
 
@@ -179,7 +180,14 @@ impl<'a> Ways<'a> {
             self.state.nat.routed(self.now, &mut packet, party, Party::OUTSIDE)
         };
         self.notes.of_nat(&self.state.nat, &verdict);
+        let peer = Peer::Port(port.id, network.id);
         let verdict = match verdict {
+            nat::Verdict::New(pending)
+                if !self.may_begin(&packet, peer, Peer::Outside, service_of(&pending), true) =>
+            {
+                self.complain(&packet, Complaint::Prohibited, from, sender);
+                return Verdict::Drop(DropReason::Prohibited);
+            }
             nat::Verdict::New(pending) => self.state.nat.commit(self.now, &mut packet, pending),
             known => known,
         };
@@ -211,13 +219,12 @@ impl<'a> Ways<'a> {
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Drop(DropReason::Malformed);
         };
-        let may_begin = self.snapshot.allowed.contains(&(network.id, other.id));
-        let may_answer = self.snapshot.allowed.contains(&(other.id, network.id));
-        self.notes.add(|| {
-            let may = if may_begin { "may" } else { "may not" };
-            format!("network {} {may} open connections to {} ('swctl policy')", network.name, other.name)
-        });
-        if !may_begin && !may_answer {
+        let policy = &self.snapshot.policy;
+        if !policy.opens(network.id, other.id) && !policy.opens(other.id, network.id) {
+            self.notes.add(|| {
+                let (from, to) = (&network.name, &other.name);
+                format!("network {from} may not open connections to {to} ('swctl policy')")
+            });
             self.complain(&packet, Complaint::Prohibited, from, sender);
             return Verdict::Drop(DropReason::Prohibited);
         }
@@ -228,7 +235,15 @@ impl<'a> Ways<'a> {
         let verdict = self.state.nat.routed(self.now, &mut packet, party(network, port.id), party(other, to));
         self.notes.of_nat(&self.state.nat, &verdict);
         let verdict = match verdict {
-            nat::Verdict::New(_) if !may_begin => {
+            nat::Verdict::New(pending)
+                if !self.may_begin(
+                    &packet,
+                    Peer::Port(port.id, network.id),
+                    Peer::Port(to, other.id),
+                    service_of(&pending),
+                    false,
+                ) =>
+            {
                 self.complain(&packet, Complaint::Prohibited, from, sender);
                 return Verdict::Drop(DropReason::Prohibited);
             }
@@ -276,14 +291,15 @@ impl<'a> Ways<'a> {
                 let Some(other) = network_of(to.network).and_then(|n| self.snapshot.network(n)) else {
                     return Verdict::Drop(DropReason::NoTarget);
                 };
-                if pending.rule().is_none() {
-                    if other.id != network.id && !self.snapshot.allowed.contains(&(network.id, other.id)) {
-                        self.complain(&packet, Complaint::Prohibited, from, sender);
-                        return Verdict::Drop(DropReason::Prohibited);
-                    }
-                    if other.id == network.id && network.isolate_ports {
-                        return Verdict::Drop(DropReason::Isolated);
-                    }
+                // What is published is for everybody who is not forbidden it.
+                let is_published = pending.rule().is_some();
+                let (caller, called) = (Peer::Port(port.id, network.id), peer(to.owner, other));
+                let default = is_published || by_default(caller, called, network.isolate_ports);
+                if !self.may_begin(&packet, caller, called, service_of(&pending), default) {
+                    self.complain(&packet, Complaint::Prohibited, from, sender);
+                    let isolated = other.id == network.id && !default;
+                    let reason = if isolated { DropReason::Isolated } else { DropReason::Prohibited };
+                    return Verdict::Drop(reason);
                 }
                 if self.mac_inside(other, target).is_none() {
                     return self.park(frame, Hop::Inside(other.id, target), from, Resume::Again);
@@ -358,6 +374,16 @@ impl<'a> Ways<'a> {
                 let Some(network) = network_of(to.network).and_then(|n| self.snapshot.network(n)) else {
                     return Verdict::Drop(DropReason::NoTarget);
                 };
+                if !self.may_begin(
+                    &packet,
+                    Peer::Outside,
+                    peer(to.owner, network),
+                    service_of(&pending),
+                    true,
+                ) {
+                    self.complain(&packet, Complaint::Prohibited, from, sender);
+                    return Verdict::Drop(DropReason::Prohibited);
+                }
                 if self.mac_inside(network, target).is_none() {
                     return self.park(frame, Hop::Inside(network.id, target), from, Resume::Again);
                 }
@@ -387,7 +413,7 @@ impl<'a> Ways<'a> {
     }
 
     /// A packet from outside to an address that is not the host's: an answer to a container of a network that does not
-    /// masquerade, or nothing to us.
+    /// masquerade, a call that a rule lets in, or nothing to us.
     fn inbound_routed(
         &mut self,
         frame: &mut Frame<'_>,
@@ -403,17 +429,33 @@ impl<'a> Ways<'a> {
             return Verdict::Ignore;
         };
         self.begin(false);
+        let lets_in = self.snapshot.policy.lets_in(network.id);
         let Some((port, _)) = self.mac_inside(network, destination) else {
-            return Verdict::Drop(DropReason::NoNeighbor);
+            let hop = Hop::Inside(network.id, destination);
+            return match lets_in {
+                true => self.park(frame, hop, Ingress::Uplink(ifindex), Resume::Again),
+                false => Verdict::Drop(DropReason::NoNeighbor),
+            };
         };
-        match self.state.nat.routed(self.now, &mut packet, Party::OUTSIDE, party(network, port)) {
+        let verdict = self.state.nat.routed(self.now, &mut packet, Party::OUTSIDE, party(network, port));
+        self.notes.of_nat(&self.state.nat, &verdict);
+        let called = Peer::Port(port, network.id);
+        let verdict = match verdict {
+            nat::Verdict::New(pending)
+                if lets_in && self.may_begin(&packet, Peer::Outside, called, service_of(&pending), false) =>
+            {
+                self.state.nat.commit(self.now, &mut packet, pending)
+            }
+            known => known,
+        };
+        match verdict {
             nat::Verdict::Forward(forward) => {
                 self.note_routed(&forward, arrived, offload, network.mtu);
                 self.deliver(frame, forward.to, Ingress::Uplink(ifindex), original)
             }
             nat::Verdict::Held => Verdict::Absorbed,
             nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
-            // Networks are closed to who calls from outside, but for published ports.
+            // Networks are closed to who calls from outside, but for published ports and what rules let in.
             nat::Verdict::New(_) | nat::Verdict::Refuse(_) | nat::Verdict::NotOurs => {
                 Verdict::Drop(DropReason::Filtered)
             }
@@ -572,6 +614,16 @@ impl<'a> Ways<'a> {
     }
 }
 
+/// Who has the other end of a connection, to the policy.
+fn peer(owner: OwnerId, network: &Network) -> Peer {
+    port_of(owner).map_or(Peer::Outside, |port| Peer::Port(port, network.id))
+}
+
+/// What a connection is for: the port is that of who is called in the end.
+fn service_of(pending: &nat::Pending) -> Service {
+    Service::new(pending.tuple().protocol, pending.destination().port)
+}
+
 /// Whose an address is that a published port leads to; notes the next hop to ask for where that is not known.
 pub(super) fn resolve(
     snapshot: &Snapshot,
@@ -613,7 +665,7 @@ fn clamp_mss(packet: &mut Packet<'_>, mtu: u32) {
     packet.clamp_mss(u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX));
 }
 
-const fn dropped(reason: nat::DropReason) -> DropReason {
+pub(super) const fn dropped(reason: nat::DropReason) -> DropReason {
     match reason {
         nat::DropReason::Clash => DropReason::Clash,
         nat::DropReason::Filtered => DropReason::Filtered,
@@ -627,7 +679,7 @@ const fn dropped(reason: nat::DropReason) -> DropReason {
     }
 }
 
-const fn refused(refusal: Refusal) -> DropReason {
+pub(super) const fn refused(refusal: Refusal) -> DropReason {
     match refusal {
         Refusal::NoExternalAddress => DropReason::NoExternalAddress,
         Refusal::NoTarget => DropReason::NoTarget,

@@ -8,9 +8,10 @@ use std::cell::Cell;
 
 use nat::{Packet, Party, Verdict};
 
-use super::forward::{Ways, checksum_of, nat_network, resolve};
+use super::forward::{Ways, checksum_of, nat_network, port_of, resolve};
 use super::may_be_ours;
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
+use crate::policy::{Peer, Service};
 use crate::snapshot::{Network, Snapshot};
 
 /// Whether a frame of the host's may be of such a connection.
@@ -29,6 +30,14 @@ impl Ways<'_> {
         // One whose MAC nobody knows does not answer.
         let owner = resolve(self.snapshot, self.neighbors, self.now, inside, target, &unknown);
         let Some(owner) = owner else { return };
+        // What it may not open is not tracked: then it does not pass, either.
+        if let Some((port, tuple)) = port_of(owner).zip(packet.tuple(nat::NetworkId::OUTSIDE)) {
+            let (called, service) =
+                (Peer::Port(port, network.id), Service::new(tuple.protocol, tuple.destination.port));
+            if !self.snapshot.policy.allows(Peer::Host, called, service, network.isolate_ports) {
+                return;
+            }
+        }
         let to = Party { network: inside, owner };
         if let Verdict::New(pending) = self.state.nat.routed(self.now, &mut packet, Party::OUTSIDE, to) {
             // Refused where the container has too many: then it goes untracked.

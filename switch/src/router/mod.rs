@@ -20,6 +20,7 @@ mod errands;
 mod fit;
 mod forward;
 mod hosts_own;
+pub mod inside;
 mod notes;
 
 use std::net::IpAddr;
@@ -70,14 +71,22 @@ pub struct Router {
     extras: Vec<Extra>,
     routed: Option<Routed>,
     notes: Notes,
+    /// What the frame in work is to policy, if it is for several.
+    heard: Option<inside::Kind>,
 }
 
 impl Router {
     /// Its name in traces.
     pub const NAME: &'static str = "router";
 
+    /// What the frame in work is to policy, if [`Router::admit`] found it to be for several.
+    pub const fn heard(&self) -> Option<inside::Kind> {
+        self.heard
+    }
+
     /// A frame from a port.
     pub fn process(&mut self, frame: &mut Frame<'_>, cx: &Cx<'_>, lock: &mut Lock<'_>) -> Verdict {
+        self.heard = None;
         if let Some(address) = neighbor::glean(frame, cx)
             && cx.waiting > 0
         {
@@ -163,7 +172,7 @@ impl Router {
         neighbors: &'a Neighbors,
         lock: &'a mut Lock<'_>,
     ) -> Ways<'a> {
-        let Self { extras, routed, notes } = self;
+        let Self { extras, routed, notes, .. } = self;
         Ways { now, snapshot, neighbors, state: lock.get(), extras, routed, notes, held_are_copies: false }
     }
 
@@ -180,7 +189,7 @@ impl Router {
 
 /// Whether there is anything to route: without an uplink and without networks that may talk, there is not.
 fn routes(snapshot: &Snapshot) -> bool {
-    !snapshot.uplinks.is_empty() || !snapshot.allowed.is_empty()
+    !snapshot.uplinks.is_empty() || snapshot.policy.connects()
 }
 
 /// Which port of a packet.

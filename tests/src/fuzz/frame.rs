@@ -3,7 +3,6 @@
 //! The input is a list of frames, each with where it comes from and how long after the one before; see [`Record`].
 
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use switch::engine::{Engine, Fate, Shared};
 use switch::fdb::{FdbConfig, Kind};
 use switch::frame::{ETHERTYPE_IPV4, HEADROOM, OFFLOAD_HEADER};
 use switch::mac::Mac;
+use switch::policy::{self, Policy, Services, Side};
 use switch::router::nat_network;
 use switch::router::owned::OwnedPorts;
 use switch::router::resolve::Hop;
@@ -232,6 +232,8 @@ fn snapshot() -> Snapshot {
         link: Link::Memory,
         up: true,
         veth_mtu: None,
+        limits: None,
+        sources: None,
         counters: Arc::new(PortCounters::default()),
     });
     let host_addresses = ["192.0.2.2", "2001:db8::2", "10.1.0.1", "fd00:1::1"].map(ip);
@@ -267,7 +269,13 @@ fn snapshot() -> Snapshot {
     owned.add(Protocol::Udp, 5000..=5009);
     snapshot.owned = Arc::new(owned);
     snapshot.leases.insert((NetworkId(0), ip("10.0.0.10")), PortId(0));
-    snapshot.allowed = HashSet::from_iter([(NetworkId(0), NetworkId(1))]);
+    snapshot.policy = Arc::new(Policy::new([policy::Rule {
+        from: Side::Network(NetworkId(0)),
+        to: Side::Network(NetworkId(1)),
+        services: Services::All,
+        allow: true,
+        text: "allow net0 net1".into(),
+    }]));
     snapshot
 }
 

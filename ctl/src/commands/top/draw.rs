@@ -122,7 +122,7 @@ fn port(row: &Row, bars: usize) -> TableRow<'static> {
         short(row.tx_frames),
         short(row.drops),
         short(row.connections),
-        bar_line(&row.history, bars),
+        history(row, bars),
     ];
     let style = match (row.up, row.drops) {
         (false, _) => Style::new().add_modifier(Modifier::DIM),
@@ -152,6 +152,15 @@ fn draw_drops(frame: &mut Frame<'_>, area: Rect, state: &State) {
 /// The last `count` of them.
 fn last(history: &VecDeque<u64>, count: usize) -> Vec<u64> {
     history.iter().skip(history.len().saturating_sub(count)).copied().collect()
+}
+
+/// A port's history, and its limits behind it: what they leave of the room is the history's.
+fn history(row: &Row, room: usize) -> String {
+    if row.limits.is_empty() {
+        return bar_line(&row.history, room);
+    }
+    let bars = room.saturating_sub(row.limits.len() + 1);
+    format!("{:<bars$} {}", bar_line(&row.history, bars), row.limits).trim_start().to_owned()
 }
 
 /// A history as a line of bars.
@@ -252,6 +261,12 @@ mod tests {
         assert_eq!(lines[at + 1].split_whitespace().collect::<Vec<_>>(), ["20", "60", "no-route"]);
         assert_eq!(lines[at + 2].split_whitespace().collect::<Vec<_>>(), ["10", "30", "same-port"]);
         assert!(lines[23].starts_with("q quit") && lines[23].ends_with("scroll"), "{lines:#?}");
+        let mut limited = sample(1, 1);
+        let rate = ctl::api::Rate { per_second: 50_000_000, unit: ctl::api::Unit::Bits, burst: None };
+        limited.ports[0].limits.rate_in = Some(rate);
+        let mut state = State::new(Sort::Rate);
+        state.take(limited, Instant::now());
+        assert!(screen(80, 24, &state)[5].ends_with(" 50mbit/-"), "the limit is shown");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use ctl::api::{DropCount, Port, PortState, Status};
 
+use crate::commands::limits;
+
 /// Looks that are remembered: more than a wide terminal has columns.
 const HISTORY: usize = 240;
 
@@ -57,6 +59,8 @@ pub(super) struct Row {
     pub(super) tx_frames: u64,
     pub(super) drops: u64,
     pub(super) connections: u64,
+    /// Rates that are not to be passed, in and out; empty without any.
+    pub(super) limits: String,
     /// Bits of both ways at each look, the last one last.
     pub(super) history: VecDeque<u64>,
 }
@@ -127,6 +131,7 @@ impl State {
                     network: p.network.clone(),
                     up: p.state == PortState::Up,
                     connections: p.connections,
+                    limits: limits::short(&p.limits),
                     history: histories.remove(&p.name).unwrap_or_default(),
                     ..Row::default()
                 };

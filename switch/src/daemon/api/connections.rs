@@ -1,4 +1,4 @@
-//! `/v1/publishes`, `/v1/connections`, `/v1/policy`.
+//! `/v1/publishes`, `/v1/connections`.
 
 use axum::Json;
 use axum::extract::{Path, Query, Request, State};
@@ -56,30 +56,4 @@ pub(super) async fn count(
 pub(super) async fn flush(State(daemon): State<Shared>, request: Request) -> Answer<api::Flushed> {
     let filter: api::ConnectionFilter = read::<Option<_>>(request).await?.unwrap_or_default();
     Ok(Json(api::Flushed { flushed: daemon.lock().await.flush_connections(&filter)? }))
-}
-
-#[utoipa::path(get, path = "/v1/policy", responses((status = 200, body = Vec<api::Allowed>)))]
-pub(super) async fn policy(State(daemon): State<Shared>) -> Json<Vec<api::Allowed>> {
-    let daemon = daemon.lock().await;
-    let allowed = daemon.desired.allowed.iter();
-    Json(allowed.map(|(from, to)| api::Allowed { from: from.clone(), to: to.clone() }).collect())
-}
-
-#[utoipa::path(post, path = "/v1/policy", request_body = api::Allowed,
-    responses((status = 204), (status = 404, body = api::Problem)))]
-pub(super) async fn allow(State(daemon): State<Shared>, request: Request) -> Result<StatusCode, Failure> {
-    let pair: api::Allowed = read(request).await?;
-    change(&daemon, move |d| Box::pin(async move { d.set_allowed(&pair, true).await })).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-#[utoipa::path(delete, path = "/v1/policy/{from}/{to}", params(("from" = String, Path), ("to" = String, Path)),
-    responses((status = 204), (status = 404, body = api::Problem)))]
-pub(super) async fn deny(
-    State(daemon): State<Shared>,
-    Path((from, to)): Path<(String, String)>,
-) -> Result<StatusCode, Failure> {
-    let pair = api::Allowed { from, to };
-    change(&daemon, move |d| Box::pin(async move { d.set_allowed(&pair, false).await })).await?;
-    Ok(StatusCode::NO_CONTENT)
 }

@@ -6,6 +6,7 @@
 mod connections;
 mod handover;
 mod observe;
+mod policy;
 mod server;
 
 use std::convert::Infallible;
@@ -45,7 +46,7 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/networks", get(networks).post(network_add))
         .route("/v1/networks/{name}", get(network).delete(network_remove))
         .route("/v1/ports", get(ports).post(port_add))
-        .route("/v1/ports/{name}", get(port).delete(port_remove))
+        .route("/v1/ports/{name}", get(port).delete(port_remove).patch(policy::change_port))
         .route("/v1/attach", post(attach))
         .route("/v1/attach/{name}", delete(detach))
         .route("/v1/fdb", get(fdb).post(fdb_add))
@@ -56,8 +57,7 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/connections", get(connections::connections))
         .route("/v1/connections/count", get(connections::count))
         .route("/v1/connections/flush", post(connections::flush))
-        .route("/v1/policy", get(connections::policy).post(connections::allow))
-        .route("/v1/policy/{from}/{to}", delete(connections::deny))
+        .route("/v1/policy", get(policy::rules).post(policy::add_rule).delete(policy::remove_rule))
         .route("/v1/trace", post(observe::trace))
         .route("/v1/capture", get(observe::capture))
         .route("/v1/mirrors", get(observe::mirrors).post(observe::mirror_add))
@@ -370,9 +370,10 @@ async fn events(State(daemon): State<Shared>) -> Response {
         connections::connections,
         connections::count,
         connections::flush,
-        connections::policy,
-        connections::allow,
-        connections::deny,
+        policy::rules,
+        policy::add_rule,
+        policy::remove_rule,
+        policy::change_port,
         observe::trace,
         observe::capture,
         observe::mirrors,

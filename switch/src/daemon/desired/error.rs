@@ -77,6 +77,28 @@ pub enum EditError {
         /// Where to look.
         hint: String,
     },
+    /// A limit or guard that cannot be.
+    #[error("cannot change port {port}: {why}")]
+    Setting {
+        /// The port.
+        port: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A rule that cannot be.
+    #[error("cannot use the rule '{rule}': {why}")]
+    Rule {
+        /// The rule.
+        rule: String,
+        /// What is in its way.
+        why: String,
+    },
+    /// A name of two things.
+    #[error("{name} is the name of a network and of a port; say network:{name} or port:{name}")]
+    Ambiguous {
+        /// The name.
+        name: String,
+    },
     /// A mirror of a port to itself.
     #[error("port {0} cannot mirror itself; name another port to send the copies to")]
     MirrorsItself(String),

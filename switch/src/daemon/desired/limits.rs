@@ -1,0 +1,100 @@
+//! Edits of what is limited of a port, and of what it may send from.
+
+use ctl::api::{PortChange, PortLimits, Source};
+use serde::{Deserialize, Serialize};
+
+use super::{Desired, EditError, Origin, Port};
+use crate::mac::Mac;
+use crate::sources::Sources;
+
+/// What the user set of a port. Beside the port itself, so that a change of it is none of the port.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSettings {
+    /// Limits.
+    #[serde(default)]
+    pub limits: PortLimits,
+    /// The spoof guard; none: on for attached ports.
+    #[serde(default)]
+    pub guard: Option<bool>,
+    /// What it may send from besides its own.
+    #[serde(default)]
+    pub sources: Vec<Source>,
+}
+
+impl Desired {
+    /// Changes limits and guard of a port.
+    ///
+    /// # Errors
+    /// When there is no such port, a MAC is wrong, or the guard would let nothing pass.
+    pub fn change_port(&mut self, name: &str, change: &PortChange) -> Result<(), EditError> {
+        if let Some(network) = self.host_end(name) {
+            let why = format!("it is the host end of network {network}, which is not limited");
+            return Err(EditError::Setting { port: name.to_owned(), why });
+        }
+        let network = self.port(name)?.network.clone();
+        let mut settings = self.settings.get(name).cloned().unwrap_or_default();
+        let limits = &mut settings.limits;
+        limits.rate_in = change.rate_in.unwrap_or(limits.rate_in);
+        limits.rate_out = change.rate_out.unwrap_or(limits.rate_out);
+        limits.storm = change.storm.unwrap_or(limits.storm);
+        limits.max_connections = change.max_connections.unwrap_or(limits.max_connections);
+        for rate in [limits.rate_in, limits.rate_out, limits.storm].into_iter().flatten() {
+            if rate.per_second == 0 || rate.burst == Some(0) {
+                let why = "a rate or burst of 0 lets nothing pass; null takes a limit away".to_owned();
+                return Err(EditError::Setting { port: name.to_owned(), why });
+            }
+        }
+        settings.guard = change.guard.unwrap_or(settings.guard);
+        if let Some(sources) = &change.sources {
+            for source in sources {
+                if let Source::Mac(mac) = source {
+                    self.check_mac(&network, mac)?;
+                }
+            }
+            settings.sources.clone_from(sources);
+        }
+        let port = self.port(name)?;
+        if settings.is_guarded(port) && settings.macs(port).next().is_none() {
+            let why = "a guard needs to know what may pass; name its MAC and its addresses with --source";
+            return Err(EditError::Setting { port: name.to_owned(), why: why.to_owned() });
+        }
+        match settings == PortSettings::default() {
+            true => _ = self.settings.remove(name),
+            false => _ = self.settings.insert(name.to_owned(), settings),
+        }
+        Ok(())
+    }
+
+    /// What a port may send from; none while that is anything.
+    pub fn sources(&self, name: &str) -> Option<Sources> {
+        let port = self.ports.get(name)?;
+        let none = PortSettings::default();
+        let settings = self.settings.get(name).unwrap_or(&none);
+        settings.is_guarded(port).then(|| settings.sources_of(port))
+    }
+}
+
+impl PortSettings {
+    fn is_guarded(&self, port: &Port) -> bool {
+        self.guard.unwrap_or(!matches!(port.origin, Origin::Added))
+    }
+
+    fn macs(&self, port: &Port) -> impl Iterator<Item = Mac> {
+        let own = port.container_mac();
+        let given = self.sources.iter().filter_map(|source| match source {
+            Source::Mac(mac) => mac.parse().ok(),
+            Source::Net(_) => None,
+        });
+        own.into_iter().chain(given)
+    }
+
+    fn sources_of(&self, port: &Port) -> Sources {
+        let own = port.addresses().iter().map(|net| net.addr().into());
+        let given = self.sources.iter().filter_map(|source| match source {
+            Source::Net(net) => Some(*net),
+            Source::Mac(_) => None,
+        });
+        Sources::new(self.macs(port), own.chain(given))
+    }
+}
