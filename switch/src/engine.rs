@@ -567,6 +567,10 @@ impl Engine {
                         Some(_) if !alone => DropReason::Prohibited,
                         _ => DropReason::NoEgress,
                     };
+                    if let (Some(trail), false) = (&mut self.trail, reason == DropReason::NoEgress) {
+                        let why = "none of the others may hear it ('swctl policy')".to_owned();
+                        trail.engine(Router::POLICY, Verdict::Drop(reason), why);
+                    }
                     return self.drop(snapshot, frame, from, reason);
                 }
             }

@@ -81,9 +81,9 @@ impl Trail {
         self.0.push(Step { stage, verdict, why, after });
     }
 
-    /// A limit holds the frame back.
-    pub(crate) fn limit(&mut self, verdict: Verdict, why: String) {
-        self.0.push(Step { stage: "limit", verdict, why: vec![why], after: None });
+    /// What the engine decides besides the stages.
+    pub(crate) fn engine(&mut self, stage: &'static str, verdict: Verdict, why: String) {
+        self.0.push(Step { stage, verdict, why: vec![why], after: None });
     }
 
     pub(crate) fn take(&mut self) -> Vec<Step> {

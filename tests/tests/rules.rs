@@ -32,8 +32,8 @@ fn two(way: Way, isolate: bool) -> (Site, Container, Container) {
 fn six(site: &Site, port: &str, given: &str) -> String {
     let row = site.port(port);
     let all = row["addresses"].as_array().expect("a list").clone();
-    let leased = all.iter().filter_map(|a| a.as_str()?.split('/').next().map(str::to_owned));
-    leased.filter(|a| a.contains(':')).last().unwrap_or_else(|| given.to_owned())
+    let mut leased = all.iter().filter_map(|a| a.as_str()?.split('/').next().map(str::to_owned));
+    leased.rfind(|a| a.contains(':')).unwrap_or_else(|| given.to_owned())
 }
 
 /// Whether a TCP connection can be made and carries something; a refusal must come at once.

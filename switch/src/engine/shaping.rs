@@ -21,6 +21,8 @@ use crate::router::resolve::Ingress;
 use crate::snapshot::{Port, PortCounters, PortId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
+/// What limits are called in traces.
+const LIMIT: &str = "limit";
 /// Bytes that a worker keeps, the cost of keeping them included.
 const HELD: usize = 64 << 20;
 /// What a frame costs besides its bytes.
@@ -136,7 +138,7 @@ impl Engine {
             }
         };
         if let Some(trail) = &mut self.trail {
-            trail.limit(verdict, why);
+            trail.engine(LIMIT, verdict, why);
         }
         Some(verdict)
     }
@@ -184,7 +186,7 @@ impl Engine {
                 if let Some(trail) = &mut self.trail {
                     let wait = then.since(now).as_micros();
                     let why = format!("above what port {} may be sent: it waits {wait} us", port.name);
-                    trail.limit(Verdict::Absorbed, why);
+                    trail.engine(LIMIT, Verdict::Absorbed, why);
                 }
             }
             owed = false;
