@@ -202,9 +202,14 @@ impl Connection {
 
     /// Counts a packet of `bytes` bytes.
     pub(crate) const fn count(&mut self, direction: Direction, bytes: usize) {
+        self.count_many(direction, 1, bytes as u64);
+    }
+
+    /// Counts packets of `bytes` bytes together.
+    pub(crate) const fn count_many(&mut self, direction: Direction, packets: u64, bytes: u64) {
         let counters = &mut self.counters[direction.index()];
-        counters.packets = counters.packets.saturating_add(1);
-        counters.bytes = counters.bytes.saturating_add(bytes as u64);
+        counters.packets = counters.packets.saturating_add(packets);
+        counters.bytes = counters.bytes.saturating_add(bytes);
     }
 }
 

@@ -49,6 +49,7 @@ mod verdict;
 pub use checksum::Checksum;
 pub use conntrack::{Connection, ConnectionId, Counters, Filter, RuleId, State, Timeouts};
 pub use fragment::FragmentLimits;
+pub use nat::elsewhere::{LastSegment, Passed};
 pub use nat::{Config, External, Filtering, InboundRefresh, Mapping, Nat, NetworkConfig};
 pub use owners::OwnerLimits;
 pub use packet::Packet;

@@ -15,6 +15,7 @@
 //! [`Nat::expire`] now and then.
 
 mod commit;
+pub(crate) mod elsewhere;
 mod housekeeping;
 
 use std::collections::{HashMap, HashSet, VecDeque};

@@ -12,6 +12,7 @@
 //! A connection can also be met in the middle (after a restart): both SYNs then count as seen, windows as unknown.
 
 use super::State;
+use crate::nat::elsewhere::LastSegment;
 use crate::packet::{TcpSegment, tcp_flag};
 use crate::tuple::Direction;
 
@@ -20,6 +21,9 @@ const SLACK: u32 = 0xffff;
 
 /// The window shift assumed for a connection met in the middle, the largest (RFC 7323 section 2.3).
 const MAX_SHIFT: u8 = 14;
+
+/// No window is larger (RFC 7323 section 2.3).
+const LARGEST_WINDOW: u32 = 1 << 30;
 
 /// Both ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,13 +107,18 @@ impl Ends {
         Some((ends, State::SynReceived))
     }
 
-    /// Takes note of a segment that travels in `direction`.
-    pub(crate) fn follow(&mut self, state: State, direction: Direction, segment: &TcpSegment) -> Effect {
-        let (sender, receiver) = match (&mut self.0, direction) {
+    /// The sender and the receiver of what travels in `direction`.
+    const fn by(&mut self, direction: Direction) -> (&mut End, &mut End) {
+        match (&mut self.0, direction) {
             ([sender, receiver], Direction::Original) | ([receiver, sender], Direction::Reply) => {
                 (sender, receiver)
             }
-        };
+        }
+    }
+
+    /// Takes note of a segment that travels in `direction`.
+    pub(crate) fn follow(&mut self, state: State, direction: Direction, segment: &TcpSegment) -> Effect {
+        let (sender, receiver) = self.by(direction);
         let opening = segment.has(tcp_flag::SYN) && !segment.has(tcp_flag::ACK);
         let over = matches!(state, State::Closed | State::Reset);
         if opening && direction == Direction::Original && (over || state == State::SynSent) {
@@ -142,6 +151,25 @@ impl Ends {
             receiver.acknowledge(segment, sender);
         }
         Effect::State(self.state())
+    }
+
+    /// Goes on after segments that passed elsewhere, by the last of each direction. There may have been any number of them: what
+    /// was known before is no measure for it.
+    pub(crate) fn resume(&mut self, last: [Option<LastSegment>; 2]) {
+        for direction in [Direction::Original, Direction::Reply] {
+            let Some(last) = last[direction.index()] else { continue };
+            let (sender, receiver) = self.by(direction);
+            sender.end = last.end;
+            receiver.acked = last.acknowledgment;
+            let shift = if receiver.has(SCALES) && sender.has(SCALES) { sender.shift } else { 0 };
+            receiver.limit = last.acknowledgment.wrapping_add(u32::from(last.window) << shift);
+        }
+        // The last one may have been sent again, or not at its turn; what the other end has acknowledged was sent for sure.
+        for end in &mut self.0 {
+            if end.acked.wrapping_sub(end.end) < LARGEST_WINDOW {
+                end.end = end.acked;
+            }
+        }
     }
 
     const fn state(&self) -> State {

@@ -1,0 +1,199 @@
+//! Connections whose packets pass elsewhere for a while: a kernel that was told how to translate them. What passed there is
+//! told here now and then, so that states, counters and deadlines are as if it had passed here.
+
+use std::time::Duration;
+
+use super::{InboundRefresh, Nat};
+use crate::conntrack::{Connection, ConnectionId, State};
+use crate::time::Time;
+use crate::tuple::{Direction, NetworkId};
+
+/// What passed elsewhere in one direction of a connection, since it was told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The direction.
+    pub direction: Direction,
+    /// Packets; none with SYN, FIN or RST among them: those are for [`Nat`] to see.
+    pub packets: u64,
+    /// Bytes, IP headers included.
+    pub bytes: u64,
+    /// When the last one did.
+    pub last: Time,
+    /// Of TCP, what the last one said.
+    pub tcp: Option<LastSegment>,
+}
+
+/// What the last segment says of both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastSegment {
+    /// The sequence number after its payload.
+    pub end: u32,
+    /// What it acknowledges.
+    pub acknowledgment: u32,
+    /// Its window, unscaled.
+    pub window: u16,
+}
+
+impl Nat {
+    /// Whether the packets of a connection may pass elsewhere: it is open in both directions, so that only packets which open or
+    /// close it could change its state.
+    pub fn may_pass_elsewhere(connection: &Connection) -> bool {
+        matches!(connection.state(), State::Established | State::Replied)
+            && [Direction::Original, Direction::Reply].iter().all(|d| connection.counters(*d).packets > 0)
+    }
+
+    /// How long a connection lives from now without packets.
+    pub fn lifetime(&self, connection: &Connection) -> Duration {
+        let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
+        config.timeouts.of(connection.tuple(Direction::Original), connection.state)
+    }
+
+    /// Takes note of what passed elsewhere, in one direction or both. False if nothing more of it may pass: it has
+    /// ended, or closes. A direction without new packets may be given again, for what its last one said.
+    pub fn passed_elsewhere(&mut self, now: Time, id: ConnectionId, passed: &[Passed]) -> bool {
+        let Some(connection) = self.table.get_mut(id) else { return false };
+        let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
+        let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
+        let mut deadline = connection.deadline;
+        let mut last = [None; 2];
+        for passed in passed {
+            last[passed.direction.index()] = passed.tcp;
+            if passed.packets == 0 {
+                continue;
+            }
+            connection.count_many(passed.direction, passed.packets, passed.bytes);
+            let outside = connection.tuple(passed.direction).network == NetworkId::OUTSIDE;
+            if !outside || config.inbound_refresh == InboundRefresh::Yes {
+                deadline = deadline.max(passed.last + lifetime);
+            }
+        }
+        if passed.iter().any(|passed| passed.packets > 0) {
+            connection.ends.resume(last);
+            if !connection.state.is_over() {
+                self.table.set_deadline(id, deadline);
+            }
+        }
+        self.table.is_live(now, id) && self.table.get(id).is_some_and(Self::may_pass_elsewhere)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::Checksum;
+    use crate::nat::{Config, External};
+    use crate::packet::Packet;
+    use crate::testutil::{tcp, udp};
+    use crate::tuple::OwnerId;
+    use crate::verdict::{Party, Verdict};
+
+    const INSIDE: Party = Party { network: NetworkId(1), owner: OwnerId(1) };
+    const SERVER: &str = "198.51.100.7:80";
+
+    struct World {
+        nat: Nat,
+        now: Time,
+        own: String,
+    }
+
+    impl World {
+        fn out(&mut self, mut bytes: Vec<u8>) -> ConnectionId {
+            let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+            let external = External { v4: Some([192, 0, 2, 1].into()), v6: None };
+            let verdict = match self.nat.outbound(self.now, &mut packet, INSIDE, external) {
+                Verdict::New(pending) => self.nat.commit(self.now, &mut packet, pending),
+                verdict => verdict,
+            };
+            let Verdict::Forward(forward) = verdict else { panic!("{verdict:?}") };
+            self.own = format!("192.0.2.1:{}", packet.tuple(INSIDE.network).unwrap().source.port);
+            forward.connection
+        }
+
+        fn back(&mut self, mut bytes: Vec<u8>) {
+            let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+            let verdict = self.nat.inbound(self.now, &mut packet, |_, _| None);
+            assert!(matches!(verdict, Verdict::Forward(_)), "{verdict:?}");
+        }
+
+        fn state(&self, id: ConnectionId) -> State {
+            self.nat.connection(id).unwrap().state()
+        }
+    }
+
+    fn established() -> (World, ConnectionId) {
+        let mut w =
+            World { nat: Nat::new(Config::default()), now: Time::from_secs(1000), own: String::new() };
+        let client = "10.0.0.1:1000";
+        let id = w.out(tcp(client, SERVER, "S", 100, 0, b""));
+        w.back(tcp(SERVER, &w.own.clone(), "SA", 500, 101, b""));
+        w.out(tcp(client, SERVER, "A", 101, 501, b""));
+        (w, id)
+    }
+
+    #[test]
+    fn a_connection_closes_after_gigabytes_that_nobody_saw() {
+        let (mut w, id) = established();
+        assert!(Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
+        // Three times as many bytes as there are sequence numbers of one sign.
+        let (end, acknowledged) = (101_u32.wrapping_add(3 << 30), 501 + 1000);
+        let passed = Passed {
+            direction: Direction::Original,
+            packets: 100_000,
+            bytes: 3 << 30,
+            last: w.now + Duration::from_secs(100),
+            tcp: Some(LastSegment { end, acknowledgment: acknowledged, window: 1000 }),
+        };
+        w.now = w.now + Duration::from_secs(101);
+        let back = Passed {
+            direction: Direction::Reply,
+            packets: 7,
+            bytes: 7 * 40,
+            tcp: Some(LastSegment { end: acknowledged, acknowledgment: end, window: 500 }),
+            ..passed
+        };
+        assert!(w.nat.passed_elsewhere(w.now, id, &[passed, back]));
+        let connection = w.nat.connection(id).unwrap();
+        assert_eq!(connection.counters(Direction::Original).packets, 2 + 100_000);
+        assert_eq!(connection.counters(Direction::Reply).bytes, 40 + 7 * 40);
+        assert_eq!(connection.deadline(), passed.last + w.nat.lifetime(connection));
+
+        w.out(tcp("10.0.0.1:1000", SERVER, "FA", end, acknowledged, b""));
+        assert_eq!(w.state(id), State::Closing);
+        assert!(!Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
+        w.back(tcp(SERVER, &w.own.clone(), "FA", acknowledged, end.wrapping_add(1), b""));
+        w.out(tcp("10.0.0.1:1000", SERVER, "A", end.wrapping_add(1), acknowledged + 1, b""));
+        assert_eq!(w.state(id), State::Closed);
+    }
+
+    #[test]
+    fn a_blind_reset_is_still_told_from_a_true_one() {
+        let (mut w, id) = established();
+        let tcp_part = LastSegment { end: 1_000_101, acknowledgment: 501, window: 100 };
+        let passed =
+            Passed { direction: Direction::Original, packets: 9, bytes: 9, last: w.now, tcp: Some(tcp_part) };
+        assert!(w.nat.passed_elsewhere(w.now, id, &[passed]));
+        w.back(tcp(SERVER, &w.own.clone(), "R", 501 + (1 << 24), 0, b""));
+        assert_eq!(w.state(id), State::Established);
+        w.back(tcp(SERVER, &w.own.clone(), "R", 501, 0, b""));
+        assert_eq!(w.state(id), State::Reset);
+    }
+
+    #[test]
+    fn what_has_ended_is_told_and_what_lives_is_kept_alive() {
+        let mut w = World { nat: Nat::new(Config::default()), now: Time::from_secs(1), own: String::new() };
+        let id = w.out(udp("10.0.0.1:1000", SERVER, b"x"));
+        assert!(!Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
+        w.back(udp(SERVER, &w.own.clone(), b"x"));
+        assert!(Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
+        // Told late, after what would have been its deadline.
+        w.now = w.now + Duration::from_secs(301);
+        let last = w.now + Duration::ZERO;
+        let mut passed = Passed { direction: Direction::Reply, packets: 1, bytes: 29, last, tcp: None };
+        assert!(w.nat.passed_elsewhere(w.now, id, &[passed]));
+        passed.packets = 0;
+        assert!(w.nat.passed_elsewhere(w.now + Duration::from_secs(299), id, &[passed]));
+        w.nat.end_all(w.now, crate::conntrack::Filter::default());
+        passed.packets = 1;
+        assert!(!w.nat.passed_elsewhere(w.now, id, &[passed]));
+    }
+}
