@@ -59,7 +59,7 @@ pub struct Status {
     pub guards: Option<Guards>,
     /// The kernel may forward busy flows between veth ports for the switch.
     pub fast_path: bool,
-    /// Flows that it forwards now.
+    /// Flows that it forwards now; of a connection to the outside each direction is one.
     pub fast_flows: u64,
 }
 

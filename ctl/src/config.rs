@@ -30,7 +30,7 @@ pub struct Config {
     /// Number of worker threads.
     #[serde(deserialize_with = "workers")]
     pub workers: u32,
-    /// Let the kernel forward busy flows between veth ports itself (BPF).
+    /// Let the kernel forward busy flows between veth ports, and connections to the outside, itself (BPF).
     pub fast_path: bool,
     /// Who may use the API.
     pub api: Api,

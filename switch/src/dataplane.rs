@@ -175,14 +175,19 @@ struct Tap {
 impl Dataplane {
     /// Opens the packet sockets in `netns` and starts the workers. What they find out comes by the receiver; events are
     /// lost, not queued without bound, when nobody takes them.
+    ///
+    /// Uplinks are in `host`.
     pub fn start(
-        netns: &NetNs,
+        (netns, host): (&NetNs, &NetNs),
         config: &Config,
         stages: &StageFactory,
     ) -> Result<(Self, mpsc::Receiver<DataEvent>), StartError> {
         let count = config.workers.max(1);
         let sockets = open_sockets(netns, count)?;
-        let fast = config.fast_path.then(|| start_fast_path(netns, &sockets)).flatten();
+        let fast = config
+            .fast_path
+            .then(|| start_fast_path((netns, host), config.nat.connections, &sockets))
+            .flatten();
         let epoch = fast.as_ref().map(|fast| Arc::clone(fast.epoch())).unwrap_or_default();
         let (shared, events) = Shared::with(config.fdb, config.nat.clone(), epoch);
         let mut workers = Vec::with_capacity(count);
@@ -272,7 +277,7 @@ impl Dataplane {
         let mut group = None;
         for worker in &self.workers {
             let socket = Arc::new(PacketSocket::open_unbound()?);
-            socket.set_filter(filter).map_err(|e| OpenError::Option("SO_ATTACH_FILTER", e))?;
+            self.filter_uplink(&socket, filter).map_err(|e| OpenError::Option("SO_ATTACH_FILTER", e))?;
             let ports = PacketPorts::uplink(Arc::clone(&socket), ifindex)?;
             socket.bind(ifindex)?;
             if self.workers.len() > 1 {
@@ -284,6 +289,17 @@ impl Dataplane {
         self.count_losses();
         self.sockets().uplinks.insert(ifindex, sockets.clone());
         Ok(sockets)
+    }
+
+    /// Lets an uplink's socket receive what `filter` lets in from now on, but for what the kernel forwards by itself.
+    ///
+    /// # Errors
+    /// As `SO_ATTACH_FILTER`.
+    pub fn filter_uplink(&self, socket: &Arc<PacketSocket>, filter: &[libc::sock_filter]) -> io::Result<()> {
+        match &self.fast {
+            Some(fast) => fast.guard_uplink(socket, filter),
+            None => socket.set_filter(filter),
+        }
     }
 
     /// Closes an uplink's sockets.
@@ -387,7 +403,13 @@ impl Dataplane {
         let Some(fast) = &self.fast else { return 0 };
         fast.mend();
         self.shared.count_forwarded(fast.collect(&self.shared.fdb, worker::now()));
+        fast.collect_connections(&self.shared);
         fast.len()
+    }
+
+    /// Has every flow looked at anew: after a change that no snapshot tells of.
+    pub fn end_epoch(&self) {
+        self.shared.epoch.end();
     }
 
     /// Whether the kernel may forward flows itself.
@@ -440,8 +462,12 @@ fn open_sockets(netns: &NetNs, count: usize) -> Result<Vec<Arc<PacketSocket>>, S
 }
 
 /// The fast path, if the kernel has what it takes. Everything works without.
-fn start_fast_path(netns: &NetNs, sockets: &[Arc<PacketSocket>]) -> Option<Arc<FastPath>> {
-    let fast = FastPath::start(netns).and_then(|fast| {
+fn start_fast_path(
+    (netns, host): (&NetNs, &NetNs),
+    connections: u32,
+    sockets: &[Arc<PacketSocket>],
+) -> Option<Arc<FastPath>> {
+    let fast = FastPath::start(netns, host, connections).and_then(|fast| {
         sockets.iter().try_for_each(|socket| fast.guard(socket))?;
         Ok(fast)
     });

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::batch::{BATCH, Batch, Source};
 use crate::dataplane::DataEvent;
+use crate::fastpath::carry::Carry;
 use crate::fastpath::epoch::Epoch;
 use crate::fastpath::offer::{Flow, Offers};
 use crate::fdb::{Fdb, FdbConfig};
@@ -75,11 +76,12 @@ impl Shared {
         epoch: Arc<Epoch>,
     ) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
+        let neighbors_epoch = Arc::clone(&epoch);
         let shared = Self {
             snapshot: ArcSwap::default(),
             fdb: Fdb::with_epoch(fdb, Arc::clone(&epoch)),
             epoch,
-            neighbors: Neighbors::default(),
+            neighbors: Neighbors::with_epoch(neighbors_epoch),
             forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat })),
             waiting: AtomicUsize::new(0),
             drops: DropCounters::default(),
@@ -303,6 +305,7 @@ impl Engine {
             } else {
                 let verdict = self.decide(now, snapshot, port, batch, frame, &mut lock);
                 self.offer(snapshot, port, verdict, batch, frame);
+                self.offer_routed(snapshot, Ingress::Port(port.id), verdict, batch, frame, &mut lock);
                 verdict
             };
             self.plan(snapshot, Some(Ingress::Port(port.id)), port.network, frame, verdict);
@@ -336,6 +339,9 @@ impl Engine {
     }
 
     fn note_timers(&mut self, now: Time, state: &mut Forwarding, more: bool) {
+        if state.resolver.take_changed() {
+            self.shared.epoch.end();
+        }
         self.shared.waiting.store(state.resolver.waiting_inside(), Ordering::Relaxed);
         self.shared.drops.add(DropReason::FragmentLimit, state.nat.take_lost_fragments());
         self.shared.drops.add(DropReason::NoNeighbor, state.resolver.take_lost());
@@ -369,6 +375,7 @@ impl Engine {
         if verdict == Verdict::Ignore {
             return 1;
         }
+        self.offer_routed(snapshot, Ingress::Uplink(ifindex), verdict, batch, frame, lock);
         if let Some(uplink) = snapshot.uplink(ifindex) {
             uplink.counters.rx.add(1, slot.at.len() as u64);
         }
@@ -437,6 +444,37 @@ impl Engine {
         let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };
         if let Some(flow) = Flow::of(&batch.frame(frame, from.id), network, from, to) {
             offers.saw(flow);
+        }
+    }
+
+    /// Offers the connection of a frame that the router has translated.
+    fn offer_routed(
+        &mut self,
+        snapshot: &Snapshot,
+        from: Ingress,
+        verdict: Verdict,
+        batch: &mut Batch,
+        frame: usize,
+        lock: &mut Lock<'_>,
+    ) {
+        let routed = self.pipeline.router.take_routed();
+        let (Some(offers), Some(routed), Some(state)) = (&mut self.offers, routed, lock.taken()) else {
+            return;
+        };
+        let to = match verdict {
+            Verdict::Forward(port) => Ingress::Port(port),
+            Verdict::Uplink(ifindex) => Ingress::Uplink(ifindex),
+            _ => return,
+        };
+        // Who watches wants to see every frame.
+        if snapshot.observers.is_some() {
+            return;
+        }
+        let Some(connection) = state.nat.connection(routed.connection) else { return };
+        let frame = batch.frame(frame, PortId(u32::MAX));
+        let leaves = [frame.dst(), frame.src()];
+        if let Some(carry) = Carry::of(&state.nat, connection, routed, (from, to), leaves) {
+            offers.carried(carry);
         }
     }
 

@@ -163,6 +163,8 @@ pub struct Snapshot {
     pub host_addresses: HashSet<IpAddr, foldhash::fast::RandomState>,
     /// The ways to the outside; none means no routing.
     pub uplinks: Vec<Uplink>,
+    /// The host's own ends of networks that are up, by the interface of the port at the other end: indices in the host's namespace.
+    pub host_ends: HashMap<u32, u32, foldhash::fast::RandomState>,
     /// The host's routes.
     pub routes: Arc<Routes>,
     /// Ports of the host's addresses that are swd's: published, or of the pool.

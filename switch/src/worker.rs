@@ -24,6 +24,7 @@ use crate::fastpath::FastPath;
 use crate::port::packet::PacketPorts;
 use crate::port::tap::TapPort;
 use crate::port::{Rx, Tx};
+use crate::router::resolve::Ingress;
 use crate::snapshot::{Link, PortId, Snapshot};
 
 /// How long a worker looks for another frame before it goes to sleep. Sleeping and being woken cost more than this on
@@ -246,6 +247,9 @@ impl Worker {
         let shared = Arc::clone(self.engine.shared());
         let epoch = shared.epoch.current();
         let snapshot = shared.snapshot.load();
+        if let Some(fast) = &self.fast {
+            fast.recall(&mut self.batch, &snapshot, &shared);
+        }
         self.engine.run(now(), &snapshot, &mut self.batch);
         self.send(&snapshot);
         self.hand_over(epoch, &snapshot);
@@ -254,8 +258,22 @@ impl Worker {
 
     /// Hands flows to the kernel that are worth it.
     fn hand_over(&mut self, epoch: u32, snapshot: &Snapshot) {
+        let shared = Arc::clone(self.engine.shared());
         let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
         let mut first = false;
+        while let Some(carry) = offers.take_carry() {
+            let waiting = match carry.from {
+                Ingress::Port(_) => self.packet.is_ready(),
+                Ingress::Uplink(i) => self.uplinks.iter().any(|u| u.ifindex() == Some(i) && u.is_ready()),
+            };
+            if waiting && carry.packets % u64::from(OVERTAKES) != 0 {
+                continue;
+            }
+            match fast.carry(&carry, epoch, snapshot, &shared) {
+                Ok(is_first) => first |= is_first,
+                Err(error) => tracing::trace!("no fast path for {carry:?}: {error}"),
+            }
+        }
         while let Some(offer) = offers.take() {
             // What waits in the ring would be overtaken. A flow that never lets the ring run empty has to bear it, once.
             if offer.frames < OVERTAKES && self.packet.is_ready() {
@@ -270,7 +288,7 @@ impl Worker {
             }
         }
         if first {
-            self.engine.shared().tell(DataEvent::FastPath);
+            shared.tell(DataEvent::FastPath);
         }
     }
 

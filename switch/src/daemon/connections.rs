@@ -51,6 +51,7 @@ impl Daemon {
     /// When the filter names something that is not there.
     pub fn connections(&self, filter: &api::ConnectionFilter) -> Result<Vec<api::Connection>, Error> {
         let filter = self.filter(filter)?;
+        self.dataplane.collect();
         let now = worker::now();
         // Copied under the lock, written out without it.
         let found: Vec<nat::Connection> = {
@@ -66,6 +67,7 @@ impl Daemon {
     /// As [`Daemon::connections`].
     pub fn count_connections(&self, filter: &api::ConnectionFilter) -> Result<u64, Error> {
         let filter = self.filter(filter)?;
+        self.dataplane.collect();
         Ok(self.dataplane.forwarding().nat.connections(worker::now(), filter).count() as u64)
     }
 
@@ -75,11 +77,13 @@ impl Daemon {
     /// As [`Daemon::connections`].
     pub fn flush_connections(&self, filter: &api::ConnectionFilter) -> Result<u64, Error> {
         let filter = self.filter(filter)?;
+        self.dataplane.collect();
         let now = worker::now();
         let mut state = self.dataplane.forwarding();
         let ids: Vec<ConnectionId> = state.nat.connections(now, filter).map(|(id, _)| id).collect();
         state.nat.end_all(now, filter);
         drop(state);
+        self.dataplane.end_epoch();
         self.dataplane.wake();
         Ok(ids.len() as u64)
     }

@@ -1,6 +1,6 @@
 //! The outside: uplinks, routes and neighbors as they are on the host, and the guards of the ports that are swd's.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -65,6 +65,8 @@ pub(super) struct Outside {
     wanted: Uplink,
     uplinks: BTreeMap<u32, Open>,
     addresses: Vec<(u32, IpNet)>,
+    /// See [`Snapshot::host_ends`].
+    host_ends: HashMap<u32, u32, foldhash::fast::RandomState>,
     routes: Arc<Routes>,
     /// Shared with the workers, and changed in place.
     pub(super) owned: Arc<OwnedPorts>,
@@ -94,6 +96,7 @@ impl Outside {
             wanted,
             uplinks: BTreeMap::new(),
             addresses: Vec::new(),
+            host_ends: HashMap::default(),
             routes: Arc::default(),
             owned: Arc::default(),
             filtered: None,
@@ -214,6 +217,7 @@ impl Outside {
                 counters: Arc::clone(&open.counters),
             })
             .collect();
+        snapshot.host_ends.clone_from(&self.host_ends);
         snapshot.routes = Arc::clone(&self.routes);
         snapshot.owned = Arc::clone(&self.owned);
     }
@@ -271,7 +275,7 @@ impl Daemon {
         }
         let program = filter::program(&input);
         for socket in self.outside.uplinks.values().flat_map(|u| &u.sockets) {
-            if let Err(e) = socket.set_filter(&program) {
+            if let Err(e) = self.dataplane.filter_uplink(socket, &program) {
                 tracing::error!("cannot change the filter of an uplink: {e}");
             }
         }
@@ -314,6 +318,12 @@ impl Daemon {
             Uplink::Auto => routed.contains(&link.index) && !ours.contains(link.name.as_str()),
         };
         let of_another = |l: &Link| l.alias.as_deref().is_some_and(|a| a.starts_with("swd:"));
+        let ends = self.live.ports().filter(|(_, p)| p.kind == PortKind::Host).filter_map(|(name, port)| {
+            let inner = port.link.as_ref()?.index?;
+            let end = links.iter().find(|l| l.name == *name && l.up && l.is_veth() && l.peer_elsewhere)?;
+            (end.peer == Some(inner)).then_some((inner, end.index))
+        });
+        self.outside.host_ends = ends.collect();
         // Only what speaks Ethernet has a MAC.
         let usable = |l: &Link| !l.loopback && l.mac != crate::mac::Mac::ZERO && !of_another(l);
         let wanted: BTreeMap<u32, Link> =
@@ -367,6 +377,9 @@ impl Daemon {
         for (ifindex, address, mac) in ours {
             let state = state.get_or_insert_with(|| self.dataplane.forwarding());
             state.resolver.mirror(now, Hop::Outside(*ifindex, *address), *mac);
+        }
+        if state.is_some_and(|mut state| state.resolver.take_changed()) {
+            self.dataplane.end_epoch();
         }
     }
 

@@ -183,6 +183,7 @@ impl Daemon {
         self.outside.refused.remove(&key);
         let Some(id) = self.outside.rules.remove(&key) else { return };
         self.dataplane.forwarding().nat.unpublish(worker::now(), id);
+        self.dataplane.end_epoch();
         self.outside.relayed().publishes.remove(&key);
         self.unguard(publish);
         self.outside.own_again(publish.protocol());

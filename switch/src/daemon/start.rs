@@ -191,7 +191,7 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
     }
     let mechanism = settings::mechanism(options.guards.unwrap_or(config.nat.guards));
     let (dataplane, mut data_events) = Dataplane::start(
-        &switch_netns,
+        (&switch_netns, &host_netns),
         &dataplane::Config { workers, fdb, fast_path: config.fast_path, nat },
         stages,
     )

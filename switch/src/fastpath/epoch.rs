@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::sys::bpf::Map;
 use crate::sys::words::Words;
 
 /// Counts the changes after which a decision about frames may be another: of ports, networks, addresses, of the MAC table.
@@ -18,6 +19,11 @@ impl Epoch {
     /// An epoch that the kernel reads, too.
     pub(super) fn shared(words: Words) -> Self {
         Self { own: AtomicU32::new(0), shared: Some(words) }
+    }
+
+    /// The words that the kernel reads, if it does.
+    pub(super) fn words(&self) -> Option<&Map> {
+        self.shared.as_ref().map(Words::map)
     }
 
     fn word(&self) -> &AtomicU32 {

@@ -12,13 +12,20 @@
 //!         fast path; the stages decide anew
 //! ```
 //!
+//! So are connections between a container and the outside, once they are open and busy: the router says how it has translated a
+//! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]).
+//!
 //! Everything else, and everything for the stages of users, goes the ordinary way: the fast path is an optimisation that may be
 //! absent (no BPF, Linux before 6.6, `fast_path = false`), not another switch.
 
 mod attacher;
+pub mod carry;
+mod connections;
 pub mod epoch;
 pub mod offer;
 mod program;
+mod translate;
+mod uplinks;
 
 use std::collections::HashMap;
 use std::io;
@@ -30,10 +37,16 @@ use nat::Time;
 use nix::time::{ClockId, clock_gettime};
 
 use self::attacher::Attacher;
+use self::carry::Carry;
+use self::connections::{Connections, MAX_DIRECTIONS};
 use self::epoch::Epoch;
 use self::offer::Flow;
+use self::uplinks::Uplinks;
+use crate::batch::{Batch, Source};
+use crate::engine::Shared;
 use crate::fdb::Fdb;
-use crate::snapshot::{Link, NetworkId, Port, PortCounters, Snapshot};
+use crate::router::nat_network;
+use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::sys::bpf::{LoadError, Map, MapKind, Program, ProgramKind};
 use crate::sys::netns::NetNs;
 use crate::sys::packet::PacketSocket;
@@ -78,28 +91,40 @@ pub struct FastPath {
     flows: Map,
     filter: Program,
     attacher: Attacher,
+    connections: Option<Connections>,
     /// Gaps up to this number are mended.
     mended: AtomicU32,
     installed: Mutex<HashMap<Key, Installed>>,
 }
 
 impl FastPath {
-    /// Loads the programs for ports in `netns`. None is in force yet.
+    /// Loads the programs for ports in `netns`, and for uplinks in `host`, of at most so many connections. None is in force yet.
     ///
     /// # Errors
     /// When the kernel refuses: it is too old, or `CAP_BPF` and `CAP_NET_ADMIN` are missing.
-    pub fn start(netns: &NetNs) -> Result<Self, FastPathError> {
-        let words = Words::create("swd_epoch")?;
+    pub fn start(netns: &NetNs, host: &NetNs, connections: u32) -> Result<Self, FastPathError> {
+        let epoch = Arc::new(Epoch::shared(Words::create("swd_epoch")?));
+        let words = epoch.words().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let handoff = Map::create(MapKind::PerCpuArray, "swd_handoff", 4, program::HANDOFF, 1)?;
+        let handoff = Arc::new(handoff);
         let flows = Map::create(MapKind::Hash, "swd_flows", program::KEY, program::VALUE, MAX_FLOWS)?;
-        let filter = program::filter(&flows, &handoff, words.map());
-        let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &program::ingress(&handoff))?;
+        let limit = connections.min(MAX_DIRECTIONS);
+        // One without the other is possible.
+        let connections = load_connections(&handoff, &epoch, host, limit);
+        if let Err(e) = &connections {
+            tracing::warn!("the workers carry all connections to the outside: no fast path: {e}");
+        }
+        let connections = connections.ok();
+        let filter = program::filter(&flows, &handoff, words, connections.as_ref().map(Connections::map));
+        let ingress = program::ingress(&handoff, translate::Side::Ports);
+        let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;
         Ok(Self {
             filter: Program::load(ProgramKind::SocketFilter, "swd_filter", &filter)?,
-            attacher: Attacher::start(ingress, netns.try_clone()?)?,
+            attacher: Attacher::start(vec![ingress], netns.try_clone()?)?,
             mended: AtomicU32::new(0),
-            epoch: Arc::new(Epoch::shared(words)),
+            epoch: Arc::clone(&epoch),
             flows,
+            connections,
             installed: Mutex::default(),
         })
     }
@@ -117,16 +142,77 @@ impl FastPath {
         socket.set_program(&self.filter)
     }
 
-    /// Lets go of the interfaces that are no ports any more.
+    /// Lets an uplink's socket receive what a classic filter lets in, but for what the kernel forwards.
+    ///
+    /// # Errors
+    /// As `SO_ATTACH_FILTER`.
+    pub fn guard_uplink(&self, socket: &Arc<PacketSocket>, filter: &[libc::sock_filter]) -> io::Result<()> {
+        match &self.connections {
+            Some(connections) => connections.uplinks.set(socket, filter),
+            None => socket.set_filter(filter),
+        }
+    }
+
+    /// Lets go of the interfaces that are no ports and no uplinks any more.
     pub fn follow(&self, snapshot: &Snapshot) {
+        if let Some(connections) = &self.connections {
+            connections.follow(snapshot);
+        }
         self.attacher.keep(|ifindex| snapshot.port_by_ifindex(ifindex).is_some_and(|p| p.veth_mtu.is_some()));
     }
 
     /// An interface that went away and came back unnoticed has lost its program: all get theirs anew.
     pub fn mend(&self) {
         let gaps = self.epoch.gaps();
-        if self.mended.swap(gaps, Ordering::Relaxed) != gaps {
-            self.attacher.keep(|_| false);
+        if self.mended.load(Ordering::Relaxed) == gaps {
+            return;
+        }
+        let attachers = [Some(&self.attacher), self.connections.as_ref().map(Connections::host)];
+        let forgotten = attachers.map(|attacher| attacher.map(|a| (a, a.forget(|_| false))));
+        // First nothing may need them any more.
+        self.epoch.end();
+        for (attacher, links) in forgotten.into_iter().flatten() {
+            attacher.release(links);
+        }
+        self.mended.store(gaps, Ordering::Relaxed);
+    }
+
+    /// Whether a program is missing somewhere, as far as known: nothing more is handed over then.
+    fn has_gap(&self) -> bool {
+        self.mended.load(Ordering::Relaxed) != self.epoch.gaps()
+    }
+
+    /// Hands a direction of a connection over that was decided about in `epoch`. As [`FastPath::install`].
+    ///
+    /// # Errors
+    /// When the table is full, an interface has no program (yet), or the kernel has not all that it takes.
+    pub fn carry(&self, carry: &Carry, epoch: u32, snapshot: &Snapshot, shared: &Shared) -> io::Result<bool> {
+        let connections = self.connections.as_ref().filter(|_| !self.has_gap());
+        let connections = connections.ok_or(io::ErrorKind::Unsupported)?;
+        connections.install(carry, epoch, snapshot, shared, &self.attacher)
+    }
+
+    /// Takes connections back that segments of the batch are about to open or to close: before the stages see them.
+    pub fn recall(&self, batch: &mut Batch, snapshot: &Snapshot, shared: &Shared) {
+        let Some(connections) = self.connections.as_ref().filter(|c| c.len() > 0) else { return };
+        for frame in 0..batch.len() {
+            let network = match batch.slot(frame).source {
+                Source::Uplink(_) => nat::NetworkId::OUTSIDE,
+                source => match source.port(snapshot) {
+                    Some(port) => nat_network(port.network),
+                    None => continue,
+                },
+            };
+            if let Some(tuple) = carry::opens_or_closes(&mut batch.frame(frame, PortId(u32::MAX)), network) {
+                connections.recall(&tuple, shared, self.epoch.current());
+            }
+        }
+    }
+
+    /// Counts what the kernel did for connections, and takes back what it should have no more.
+    pub fn collect_connections(&self, shared: &Shared) {
+        if let Some(connections) = &self.connections {
+            connections.collect(shared, self.epoch.current());
         }
     }
 
@@ -139,7 +225,7 @@ impl FastPath {
         let refused = || io::Error::from(io::ErrorKind::NotFound);
         let (from, to) = snapshot.port(flow.from).zip(snapshot.port(flow.to)).ok_or_else(refused)?;
         let (from_index, to_index) = ifindex(from).zip(ifindex(to)).ok_or_else(refused)?;
-        if !self.attacher.has(from_index) {
+        if self.has_gap() || !self.attacher.has(from_index, 0) {
             return Err(refused());
         }
         let mut key: Key = [0; program::KEY];
@@ -197,9 +283,9 @@ impl FastPath {
         frames
     }
 
-    /// Flows in the kernel, as far as known.
+    /// Flows in the kernel, as far as known; of a connection each direction is one.
     pub fn len(&self) -> usize {
-        self.installed().len()
+        self.installed().len() + self.connections.as_ref().map_or(0, Connections::len)
     }
 
     /// None.
@@ -226,6 +312,23 @@ impl Installed {
         self.to.tx.add(new, new_bytes);
         new
     }
+}
+
+/// What it takes for connections to the outside.
+fn load_connections(
+    handoff: &Arc<Map>,
+    epoch: &Arc<Epoch>,
+    host: &NetNs,
+    limit: u32,
+) -> Result<Connections, FastPathError> {
+    let map = Map::create(MapKind::Hash, "swd_connections", translate::KEY, translate::VALUE, limit.max(1))?;
+    let uplink = program::ingress(handoff, translate::Side::Uplinks);
+    let uplink = Program::load(ProgramKind::Ingress, "swd_uplink_in", &uplink)?;
+    let exit = Program::load(ProgramKind::Ingress, "swd_exit", &translate::exit(handoff))?;
+    let host = Attacher::start(connections::programs(uplink, exit), host.try_clone()?)?;
+    let (connections, handoff, epoch) = (Arc::new(map), Arc::clone(handoff), Arc::clone(epoch));
+    let maps = uplinks::Maps { connections: Arc::clone(&connections), handoff, epoch };
+    Ok(Connections::new(connections, host, Uplinks::new(maps), limit as usize))
 }
 
 fn ifindex(port: &Port) -> Option<u32> {

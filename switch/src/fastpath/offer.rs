@@ -1,5 +1,6 @@
 //! Which flows are worth to be handed to the kernel. Pure: part of the engine.
 
+use super::carry::Carry;
 use crate::frame::Frame;
 use crate::mac::Mac;
 use crate::snapshot::{Network, Port, PortId};
@@ -61,11 +62,12 @@ pub struct Offer {
 pub struct Offers {
     places: Vec<Option<Offer>>,
     ready: Vec<Offer>,
+    carries: Vec<Carry>,
 }
 
 impl Default for Offers {
     fn default() -> Self {
-        Self { places: vec![None; PLACES], ready: Vec::new() }
+        Self { places: vec![None; PLACES], ready: Vec::new(), carries: Vec::new() }
     }
 }
 
@@ -84,6 +86,22 @@ impl Offers {
     /// A flow that was refused is counted anew.
     pub fn refused(&mut self, flow: &Flow) {
         self.places[flow.place()] = None;
+    }
+
+    /// Notes a direction of a connection that may be handed over.
+    pub fn carried(&mut self, carry: Carry) {
+        let same = |c: &&mut Carry| {
+            (c.routed.connection, c.routed.direction) == (carry.routed.connection, carry.routed.direction)
+        };
+        match self.carries.iter_mut().find(same) {
+            Some(known) => *known = carry,
+            None => self.carries.push(carry),
+        }
+    }
+
+    /// Connections that may be handed over, since the last call.
+    pub fn take_carry(&mut self) -> Option<Carry> {
+        self.carries.pop()
     }
 
     /// What is worth to be handed over, since the last call.

@@ -10,7 +10,10 @@
 //!
 //! So there is one look-up for a frame and one place that decides, and no moment at which both forward a frame or neither does.
 //! When the daemon dies its socket and the filter go, nothing is noted any more, and nothing is forwarded.
+//!
+//! Frames of connections to the outside and back are found and translated by the same two programs: see [`super::translate`].
 
+use super::translate::{self, Side};
 use crate::sys::assembler::{Assembler, STACK};
 use crate::sys::bpf::{Insn, Map};
 
@@ -18,81 +21,69 @@ use crate::sys::bpf::{Insn, Map};
 pub(super) const KEY: usize = 20;
 /// Bytes of a value: interface index and epoch (4 each); frames, bytes, time of the last (8 each).
 pub(super) const VALUE: usize = 32;
-/// Bytes of a handoff: interface index of the port whence, and whereto; 0 when there is none.
-pub(super) const HANDOFF: usize = 8;
+/// Bytes of a handoff: interface index of the port whence, and whereto; 0 when there is none. Then what to make of the frame:
+/// [`translate::REWRITE`], which begins with 0 when that is nothing.
+pub(super) const HANDOFF: usize = 8 + translate::REWRITE;
 
 /// Offsets in `struct __sk_buff` (linux/bpf.h).
-mod context {
-    pub(super) const LEN: i16 = 0;
-    pub(super) const VLAN_PRESENT: i16 = 20;
-    pub(super) const IFINDEX: i16 = 40;
+pub(super) mod context {
+    pub(in crate::fastpath) const LEN: i16 = 0;
+    pub(in crate::fastpath) const MARK: i16 = 8;
+    pub(in crate::fastpath) const VLAN_PRESENT: i16 = 20;
+    pub(in crate::fastpath) const PRIORITY: i16 = 32;
+    pub(in crate::fastpath) const IFINDEX: i16 = 40;
+    pub(in crate::fastpath) const GSO_SIZE: i16 = 176;
 }
 
 /// Where the programs' variables are, from the top of the stack.
-mod stack {
-    pub(super) const ZERO: i16 = -4;
-    pub(super) const KEY: i16 = -24;
-    pub(super) const KEY_ADDRESSES: i16 = -20;
-    pub(super) const KEY_END: i16 = -8;
+pub(super) mod stack {
+    pub(in crate::fastpath) const ZERO: i16 = -4;
+    pub(in crate::fastpath) const KEY: i16 = -24;
+    pub(in crate::fastpath) const KEY_ADDRESSES: i16 = -20;
+    pub(in crate::fastpath) const KEY_END: i16 = -8;
 }
 
-mod helper {
-    pub(super) const SKB_LOAD_BYTES: i32 = 26;
-    pub(super) const SKB_CHANGE_TYPE: i32 = 32;
-    pub(super) const REDIRECT_PEER: i32 = 155;
-    pub(super) const KTIME_GET_COARSE_NS: i32 = 160;
+pub(super) mod helper {
+    pub(in crate::fastpath) const SKB_STORE_BYTES: i32 = 9;
+    pub(in crate::fastpath) const L3_CSUM_REPLACE: i32 = 10;
+    pub(in crate::fastpath) const L4_CSUM_REPLACE: i32 = 11;
+    pub(in crate::fastpath) const REDIRECT: i32 = 23;
+    pub(in crate::fastpath) const SKB_LOAD_BYTES: i32 = 26;
+    pub(in crate::fastpath) const SKB_CHANGE_TYPE: i32 = 32;
+    pub(in crate::fastpath) const REDIRECT_PEER: i32 = 155;
+    pub(in crate::fastpath) const KTIME_GET_COARSE_NS: i32 = 160;
 }
 
 /// Both addresses and the ethertype.
-const ETHERNET: i32 = 14;
+pub(super) const ETHERNET: i32 = 14;
 /// `PACKET_HOST`: the container's stack takes the frame for its own. The kernel set it when the port, another interface,
 /// received the frame.
 const PACKET_HOST: i32 = 0;
 /// `TCX_NEXT`: no opinion.
-const NEXT: i32 = -1;
+pub(super) const NEXT: i32 = -1;
+/// `TCX_DROP`.
+const DROP: i32 = 2;
 
 // Registers that calls leave alone.
-const CX: u8 = 6;
-const TO: u8 = 7;
-const FLOW: u8 = 8;
-const NOTE: u8 = 9;
+pub(super) const CX: u8 = 6;
+pub(super) const TO: u8 = 7;
+pub(super) const FLOW: u8 = 8;
+pub(super) const NOTE: u8 = 9;
 
-/// What a packet socket receives: all that the kernel does not forward itself.
-pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map) -> Vec<Insn> {
+/// What a packet socket receives: all that the kernel does not forward itself. With `connections`, those are looked for as well.
+pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Option<&Map>) -> Vec<Insn> {
     let mut a = Assembler::default();
     a.mov(CX, 1);
-    a.store_constant(stack::ZERO, 0);
-    a.look_up(handoff, stack::ZERO);
-    a.jump_if_equal(0, 0, "receive");
-    a.mov(NOTE, 0);
-    a.load32(1, NOTE, 4);
-    a.jump_if_equal(1, 0, "look");
-    // The last note was not taken: an interface lost its program, and that frame is gone. No more of them: the epoch ends,
-    // and the daemon, told by the second word, attaches the programs again.
-    a.constant(1, 0);
-    a.store32(NOTE, 1, 4);
-    a.look_up(words, stack::ZERO);
-    a.jump_if_equal(0, 0, "receive");
-    a.constant(1, 1);
-    a.atomic_add32(0, 1, 0);
-    a.atomic_add32(0, 1, 4);
-    a.jump("receive");
-
-    a.label("look");
+    if connections.is_some() {
+        // On its second hop, and noted already.
+        translate::on_its_way(&mut a, "taken");
+    }
+    begin(&mut a, handoff, words, "receive");
     a.load32(1, CX, context::VLAN_PRESENT);
     a.jump_unless_equal(1, 0, "receive");
-    a.store_constant(stack::KEY_END, 0);
-    a.load32(1, CX, context::IFINDEX);
-    a.store32(STACK, 1, stack::KEY);
-    a.mov(1, CX);
-    a.constant(2, 0);
-    a.mov(3, STACK);
-    a.add_constant(3, i32::from(stack::KEY_ADDRESSES));
-    a.constant(4, ETHERNET);
-    a.call(helper::SKB_LOAD_BYTES);
-    a.jump_unless_equal(0, 0, "receive");
+    load_ethernet(&mut a, "receive");
     a.look_up(flows, stack::KEY);
-    a.jump_if_equal(0, 0, "receive");
+    a.jump_if_equal(0, 0, if connections.is_some() { "connection" } else { "receive" });
     a.mov(FLOW, 0);
     a.look_up(words, stack::ZERO);
     a.jump_if_equal(0, 0, "receive");
@@ -106,34 +97,75 @@ pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map) -> Vec<Insn> {
     a.atomic_add64(FLOW, 1, 16);
     a.call(helper::KTIME_GET_COARSE_NS);
     a.store64(FLOW, 0, 24);
+    a.constant(1, 0);
+    a.store32(NOTE, 1, 8);
     a.load32(1, CX, context::IFINDEX);
     a.store32(NOTE, 1, 0);
     a.load32(1, FLOW, 0);
     a.store32(NOTE, 1, 4);
+    a.label("taken");
     a.constant(0, 0);
     a.exit();
+    if let Some(connections) = connections {
+        a.label("connection");
+        translate::look_up(&mut a, connections, words, Side::Ports, ("taken", "receive"));
+    }
     a.label("receive");
     a.constant(0, -1);
     a.exit();
     a.finish()
 }
 
-/// What a port's interface does with a frame: hand it over if that was noted.
-pub(super) fn ingress(handoff: &Map) -> Vec<Insn> {
+/// The begin of both kinds of filters: the CPU's note, which must not be there. If it is, an interface lost its program, and that
+/// frame is gone. No more of them: the epoch ends, and the daemon, told by the second word, attaches the programs again.
+pub(super) fn begin(a: &mut Assembler, handoff: &Map, words: &Map, otherwise: &'static str) {
+    a.store_constant(stack::ZERO, 0);
+    a.look_up(handoff, stack::ZERO);
+    a.jump_if_equal(0, 0, "receive");
+    a.mov(NOTE, 0);
+    a.load32(1, NOTE, 4);
+    a.jump_if_equal(1, 0, "look");
+    a.constant(1, 0);
+    a.store32(NOTE, 1, 4);
+    a.look_up(words, stack::ZERO);
+    a.jump_if_equal(0, 0, otherwise);
+    a.constant(1, 1);
+    a.atomic_add32(0, 1, 0);
+    a.atomic_add32(0, 1, 4);
+    a.jump(otherwise);
+    a.label("look");
+}
+
+/// Loads the interface, both addresses and the ethertype into the key on the stack.
+pub(super) fn load_ethernet(a: &mut Assembler, otherwise: &'static str) {
+    a.store_constant(stack::KEY_END, 0);
+    a.load32(1, CX, context::IFINDEX);
+    a.store32(STACK, 1, stack::KEY);
+    translate::load(a, 0, stack::KEY_ADDRESSES, ETHERNET, otherwise);
+}
+
+/// What an interface does with a frame: hand it over if that was noted.
+pub(super) fn ingress(handoff: &Map, side: Side) -> Vec<Insn> {
     let mut a = Assembler::default();
     a.mov(CX, 1);
     a.store_constant(stack::ZERO, 0);
     a.look_up(handoff, stack::ZERO);
     a.jump_if_equal(0, 0, "next");
     a.mov(NOTE, 0);
+    if side == Side::Ports {
+        translate::on_its_way(&mut a, "second hop");
+    }
     a.load32(TO, NOTE, 4);
     a.jump_if_equal(TO, 0, "next");
-    a.constant(1, 0);
-    a.store32(NOTE, 1, 4);
     // A note of another interface is not about this frame.
     a.load32(1, NOTE, 0);
     a.load32(2, CX, context::IFINDEX);
+    side.mark(&mut a, 2);
     a.jump_unless_same(1, 2, "next");
+    a.load32(1, NOTE, 8);
+    a.jump_unless_equal(1, 0, "translate");
+    a.constant(1, 0);
+    a.store32(NOTE, 1, 4);
     a.mov(1, CX);
     a.constant(2, PACKET_HOST);
     a.call(helper::SKB_CHANGE_TYPE);
@@ -141,6 +173,29 @@ pub(super) fn ingress(handoff: &Map) -> Vec<Insn> {
     a.constant(2, 0);
     a.call(helper::REDIRECT_PEER);
     a.exit();
+    a.label("translate");
+    translate::rewrite(&mut a, "drop");
+    // The note is taken by the second hop, so that one without its program is noticed as well.
+    a.mov(1, TO);
+    a.constant(2, 0);
+    a.call(helper::REDIRECT_PEER);
+    a.exit();
+    a.label("drop");
+    a.constant(1, 0);
+    a.store32(NOTE, 1, 4);
+    a.constant(0, DROP);
+    a.exit();
+    if side == Side::Ports {
+        a.label("second hop");
+        translate::take_note(&mut a);
+        a.mov(1, CX);
+        a.constant(2, PACKET_HOST);
+        a.call(helper::SKB_CHANGE_TYPE);
+        a.mov(1, TO);
+        a.constant(2, 0);
+        a.call(helper::REDIRECT_PEER);
+        a.exit();
+    }
     a.label("next");
     a.constant(0, NEXT);
     a.exit();

@@ -17,6 +17,7 @@ use super::neighbor::Neighbors;
 use super::notes::Notes;
 use super::resolve::{Found, Hop, Ingress, Resolver, Resume};
 use super::route::Action;
+use crate::fastpath::carry::Routed;
 use crate::frame::{
     ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, Offload, OwnedFrame,
 };
@@ -105,6 +106,8 @@ pub(super) struct Ways<'a> {
     pub(super) neighbors: &'a Neighbors,
     pub(super) state: &'a mut Forwarding,
     pub(super) extras: &'a mut Vec<Extra>,
+    /// What the kernel has to know to do the same with what is alike.
+    pub(super) routed: &'a mut Option<Routed>,
     pub(super) notes: &'a mut Notes,
     /// Fragments that are held are copies: the frames themselves are the host's, or were ignored.
     pub(super) held_are_copies: bool,
@@ -114,6 +117,7 @@ impl<'a> Ways<'a> {
     /// A packet from a container, to the gateway's MAC and to none of the host's addresses.
     pub(super) fn outbound(&mut self, frame: &mut Frame<'_>, port: &Port, network: &Network) -> Verdict {
         let (from, sender, offload) = (Ingress::Port(port.id), frame.src(), frame.offload());
+        let arrived = [frame.dst(), sender];
         self.begin(false);
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Drop(DropReason::Malformed);
@@ -162,7 +166,7 @@ impl<'a> Ways<'a> {
             known => known,
         };
         match verdict {
-            nat::Verdict::Forward(_) => {}
+            nat::Verdict::Forward(forward) => self.note_routed(&forward, arrived, offload, way.mtu),
             nat::Verdict::Drop(reason) => return Verdict::Drop(dropped(reason)),
             nat::Verdict::Refuse(refusal) => {
                 self.complain(&packet, Complaint::Prohibited, from, sender);
@@ -296,6 +300,7 @@ impl<'a> Ways<'a> {
             return Verdict::Ignore;
         }
         let (from, sender) = (Ingress::Uplink(ifindex), frame.src());
+        let arrived = [frame.dst(), sender];
         self.begin(true);
         let answer = match frame.ethertype() {
             ETHERTYPE_ARP => ask::arp_answer(frame.payload_mut()),
@@ -343,7 +348,11 @@ impl<'a> Ways<'a> {
             known => known,
         };
         match verdict {
-            nat::Verdict::Forward(forward) => self.deliver(frame, forward.to, from, original),
+            nat::Verdict::Forward(forward) => {
+                let network = network_of(forward.to.network).and_then(|n| self.snapshot.network(n));
+                self.note_routed(&forward, arrived, offload, network.map_or(0, |n| n.mtu));
+                self.deliver(frame, forward.to, from, original)
+            }
             // As in a hairpin: what is held is a copy.
             nat::Verdict::NotOurs | nat::Verdict::Held => Verdict::Ignore,
             nat::Verdict::Drop(reason) => Verdict::Drop(dropped(reason)),
@@ -367,7 +376,7 @@ impl<'a> Ways<'a> {
         ifindex: u32,
         original: Option<(Vec<u8>, Mac)>,
     ) -> Verdict {
-        let offload = frame.offload();
+        let (arrived, offload) = ([frame.dst(), frame.src()], frame.offload());
         let Ok(mut packet) = Packet::parse(frame.payload_mut(), checksum_of(offload)) else {
             return Verdict::Ignore;
         };
@@ -381,6 +390,7 @@ impl<'a> Ways<'a> {
         };
         match self.state.nat.routed(self.now, &mut packet, Party::OUTSIDE, party(network, port)) {
             nat::Verdict::Forward(forward) => {
+                self.note_routed(&forward, arrived, offload, network.mtu);
                 self.deliver(frame, forward.to, Ingress::Uplink(ifindex), original)
             }
             nat::Verdict::Held => Verdict::Absorbed,
@@ -390,6 +400,13 @@ impl<'a> Ways<'a> {
                 Verdict::Drop(DropReason::Filtered)
             }
         }
+    }
+
+    /// Notes how a packet was translated, for [`crate::fastpath`].
+    fn note_routed(&mut self, forward: &nat::Forward, arrived: [Mac; 2], offload: Offload, mtu: u32) {
+        let (connection, direction) = (forward.connection, forward.direction);
+        let routed = Routed { connection, direction, arrived, mtu };
+        *self.routed = Routed::is_plain(offload).then_some(routed);
     }
 
     /// Takes a translated packet to the container that it is for.

@@ -28,6 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use etherparse::{LaxLinkExtSlice, LaxNetSlice, LaxSlicedPacket};
 use nat::{Protocol, Time};
 
+use crate::fastpath::carry::Routed;
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Frame};
 use crate::snapshot::Snapshot;
 use crate::stage::Cx;
@@ -67,6 +68,7 @@ impl<'a> Lock<'a> {
 #[derive(Debug, Default)]
 pub struct Router {
     extras: Vec<Extra>,
+    routed: Option<Routed>,
     notes: Notes,
 }
 
@@ -82,6 +84,8 @@ impl Router {
             let hop = Hop::Inside(cx.network.id, address);
             self.ways(cx.now, cx.snapshot, cx.neighbors, lock).heard(hop, frame.src());
         }
+        // What went on because of it is not about this frame.
+        self.routed = None;
         let host = cx.network.host_port;
         if host == Some(frame.port) {
             self.notes.add(|| "from the host, which routes by itself".to_owned());
@@ -133,6 +137,7 @@ impl Router {
         lock: &mut Lock<'_>,
     ) -> Verdict {
         let (now, snapshot, neighbors) = world;
+        self.routed = None;
         self.ways(now, snapshot, neighbors, lock).inbound(frame, ifindex)
     }
 
@@ -146,6 +151,11 @@ impl Router {
         self.extras.drain(..)
     }
 
+    /// What it knows of the last frame, if it has translated it between a port and an uplink.
+    pub fn take_routed(&mut self) -> Option<Routed> {
+        self.routed.take()
+    }
+
     fn ways<'a>(
         &'a mut self,
         now: Time,
@@ -153,8 +163,8 @@ impl Router {
         neighbors: &'a Neighbors,
         lock: &'a mut Lock<'_>,
     ) -> Ways<'a> {
-        let Self { extras, notes } = self;
-        Ways { now, snapshot, neighbors, state: lock.get(), extras, notes, held_are_copies: false }
+        let Self { extras, routed, notes } = self;
+        Ways { now, snapshot, neighbors, state: lock.get(), extras, routed, notes, held_are_copies: false }
     }
 
     /// Writes down its reasons from now on: for [`Router::notes`].

@@ -8,13 +8,14 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use nat::Time;
 use smoltcp::wire::{ArpPacket, ArpRepr, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv6Packet};
 
+use crate::fastpath::epoch::Epoch;
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV6, Frame};
 use crate::mac::Mac;
 use crate::snapshot::{NetworkId, PortId};
@@ -24,6 +25,10 @@ use crate::stage::Cx;
 pub const MAX_PER_PORT: usize = 256;
 /// How long an address counts as in use after it was last seen.
 pub const LIFETIME: Duration = Duration::from_secs(300);
+
+/// Changes in a second that end the epoch. A container that changes its mind more often must not cost the others their fast path;
+/// what it has there is looked at again after a while.
+const MAX_CHANGES: u32 = 10;
 
 /// Who uses an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,21 +45,31 @@ pub struct Neighbor {
 struct Table {
     by_address: HashMap<(NetworkId, IpAddr), Neighbor, RandomState>,
     per_port: HashMap<PortId, usize, RandomState>,
+    /// Since when changes are counted, and how many there were.
+    changes: (Time, u32),
 }
 
 /// The table. Only ARP and neighbor discovery take its lock, so one is enough.
 #[derive(Debug, Default)]
-pub struct Neighbors(Mutex<Table>);
+pub struct Neighbors {
+    table: Mutex<Table>,
+    epoch: Arc<Epoch>,
+}
 
 impl Neighbors {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Whole after every statement: a panic elsewhere leaves it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty one. The epoch ends with each address that changes hands.
+    pub fn with_epoch(epoch: Arc<Epoch>) -> Self {
+        Self { table: Mutex::default(), epoch }
     }
 
     /// A copy that goes its own way.
     pub fn fork(&self) -> Self {
-        Self(Mutex::new(self.table().clone()))
+        Self { table: Mutex::new(self.table().clone()), epoch: Arc::default() }
     }
 
     /// Notes that `address` is used by `mac` behind `port`.
@@ -64,7 +79,11 @@ impl Neighbors {
         let new = Neighbor { mac, port, seen: now };
         if let Some(known) = table.by_address.get_mut(&(network, address)) {
             if known.port == port {
+                let moved = known.mac != mac;
                 *known = new;
+                if moved {
+                    self.changed(table, now);
+                }
                 return;
             }
             if now.since(known.seen) < LIFETIME
@@ -81,8 +100,20 @@ impl Neighbors {
         }
         if let Some(old) = table.by_address.insert((network, address), new) {
             table.count_down(old.port);
+            self.changed(table, now);
         }
         *table.per_port.entry(port).or_default() += 1;
+    }
+
+    /// An address has changed hands: what was decided for it holds no more.
+    fn changed(&self, table: &mut Table, now: Time) {
+        if now.since(table.changes.0) >= Duration::from_secs(1) {
+            table.changes = (now, 0);
+        }
+        table.changes.1 += 1;
+        if table.changes.1 <= MAX_CHANGES {
+            self.epoch.end();
+        }
     }
 
     /// Who uses an address, if it was seen lately.

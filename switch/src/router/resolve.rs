@@ -133,6 +133,8 @@ pub struct Resolver {
     waiting_inside: usize,
     /// Frames that were dropped with what they waited for, or with their sender.
     lost: u64,
+    /// A next hop outside has another MAC, or none any more.
+    changed: bool,
 }
 
 impl Resolver {
@@ -201,6 +203,7 @@ impl Resolver {
             return Vec::new();
         }
         let entry = self.entries.entry(hop).or_default();
+        self.changed |= entry.mac.is_some_and(|old| old != mac);
         entry.mac = Some(mac);
         entry.confirmed = now;
         entry.asked = 0;
@@ -251,6 +254,7 @@ impl Resolver {
             let Some(entry) = self.entries.get_mut(&hop) else { continue };
             if entry.asked >= TRIES {
                 if let Some(entry) = self.entries.remove(&hop) {
+                    self.changed |= entry.mac.is_some();
                     self.unpark(hop, &entry.parked);
                     given_up.extend(entry.parked.into_iter().map(|p| (hop, p)));
                 }
@@ -271,6 +275,7 @@ impl Resolver {
         let gone: Vec<Hop> = self.entries.keys().filter(|h| goes(h)).copied().collect();
         for hop in gone {
             if let Some(entry) = self.entries.remove(&hop) {
+                self.changed |= entry.mac.is_some();
                 if let Some(next) = entry.next {
                     self.timers.remove(&(next, hop));
                 }
@@ -278,6 +283,11 @@ impl Resolver {
                 self.lost += entry.parked.len() as u64;
             }
         }
+    }
+
+    /// Whether a MAC changed since this was asked last: what is sent there by others is wrong.
+    pub const fn take_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.changed, false)
     }
 
     /// Drops the frames of a sender that is gone.

@@ -48,6 +48,11 @@ impl Assembler {
         self.emit(0xdc, to, 0, 0, 16);
     }
 
+    /// Four bytes from the machine's order to the network's, or back; the others become 0.
+    pub fn network32(&mut self, to: u8) {
+        self.emit(0xdc, to, 0, 0, 32);
+    }
+
     /// Adds a register.
     pub fn add(&mut self, to: u8, from: u8) {
         self.emit(0x0f, to, from, 0, 0);
@@ -56,6 +61,11 @@ impl Assembler {
     /// Adds a constant.
     pub fn add_constant(&mut self, to: u8, value: i32) {
         self.emit(0x07, to, 0, 0, value);
+    }
+
+    /// Takes a register away.
+    pub fn subtract(&mut self, to: u8, from: u8) {
+        self.emit(0x1f, to, from, 0, 0);
     }
 
     /// Adds a register to 4 bytes of memory that others may add to.
@@ -71,6 +81,11 @@ impl Assembler {
     /// Keeps the bits of a constant.
     pub fn and(&mut self, to: u8, value: i32) {
         self.emit(0x57, to, 0, 0, value);
+    }
+
+    /// Sets the bits of a constant, sign-extended.
+    pub fn or(&mut self, to: u8, value: i32) {
+        self.emit(0x47, to, 0, 0, value);
     }
 
     /// Shifts by a constant.
@@ -91,6 +106,16 @@ impl Assembler {
     /// Loads 4 bytes.
     pub fn load32(&mut self, to: u8, base: u8, offset: i16) {
         self.emit(0x61, to, base, offset, 0);
+    }
+
+    /// Loads 8 bytes.
+    pub fn load64(&mut self, to: u8, base: u8, offset: i16) {
+        self.emit(0x79, to, base, offset, 0);
+    }
+
+    /// Loads 2 bytes.
+    pub fn load16(&mut self, to: u8, base: u8, offset: i16) {
+        self.emit(0x69, to, base, offset, 0);
     }
 
     /// Loads a byte.
@@ -174,6 +199,40 @@ impl Assembler {
     pub fn jump_unless_same(&mut self, one: u8, other: u8, label: &'static str) {
         self.jumps.push((self.code.len(), label));
         self.emit(0x5d, one, other, 0, 0);
+    }
+
+    /// Goes to a label if a register is greater than a constant, without regard to signs.
+    pub fn jump_if_greater(&mut self, register: u8, value: i32, label: &'static str) {
+        self.jumps.push((self.code.len(), label));
+        self.emit(0x25, register, 0, 0, value);
+    }
+
+    /// Goes to a label if a register is less than a constant, without regard to signs.
+    pub fn jump_if_less(&mut self, register: u8, value: i32, label: &'static str) {
+        self.jumps.push((self.code.len(), label));
+        self.emit(0xa5, register, 0, 0, value);
+    }
+
+    /// Goes to a label if one register is greater than another, without regard to signs.
+    pub fn jump_if_more(&mut self, one: u8, other: u8, label: &'static str) {
+        self.jumps.push((self.code.len(), label));
+        self.emit(0x2d, one, other, 0, 0);
+    }
+
+    /// Where it has come to, for [`Assembler::aim`].
+    pub(super) fn here(&self) -> usize {
+        self.code.len()
+    }
+
+    /// Lets a jump without a label, emitted as number `at`, lead to number `to`.
+    pub(super) fn aim(&mut self, at: usize, to: usize) {
+        let distance = to.cast_signed() - at.cast_signed() - 1;
+        self.code[at].offset = i16::try_from(distance).unwrap_or(i16::MAX);
+    }
+
+    /// One instruction as it is.
+    pub(super) fn raw(&mut self, code: u8, to: u8, from: u8, immediate: i32) {
+        self.emit(code, to, from, 0, immediate);
     }
 
     /// What follows is here.

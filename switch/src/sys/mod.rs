@@ -5,6 +5,7 @@
 
 pub mod assembler;
 pub mod bpf;
+pub mod classic;
 pub mod fds;
 pub mod filter;
 pub mod heap;

@@ -1,0 +1,232 @@
+//! Which connections the kernel may carry. Pure: part of the engine.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use nat::packet::tcp_flag;
+use nat::{Checksum, Connection, ConnectionId, Direction, Endpoint, Nat, NetworkId, Packet, Protocol, Tuple};
+
+use super::translate::Header;
+use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, Frame, Offload};
+use crate::mac::Mac;
+use crate::router::resolve::Ingress;
+
+/// A connection is offered once so many of its packets were translated. One that only asks for a page has fewer, and would be taken
+/// back before it were of use.
+const PACKETS: u64 = 20;
+/// One that may end sooner without packets is not: what the kernel has seen of it is told once a second, which may be late.
+const LEAST_LIFETIME: Duration = Duration::from_secs(5);
+
+/// What the router knows of a packet that it has just translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Its direction in it.
+    pub direction: Direction,
+    /// The MACs that it came with: destination and source.
+    pub arrived: [Mac; 2],
+    /// The longest packet that its way takes.
+    pub mtu: u32,
+}
+
+impl Routed {
+    /// Whether a frame is of a kind that the kernel can carry: one whose unfinished checksum is that of a tunnel's inside looks like
+    /// any other to it.
+    pub fn is_plain(offload: Offload) -> bool {
+        !offload.needs_csum() || usize::from(offload.csum_start) == ETHERNET_HEADER + 20
+    }
+}
+
+/// One direction of a connection, for the kernel to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carry {
+    /// What the router knows.
+    pub routed: Routed,
+    /// Its packets as they arrive, and those of the other direction.
+    pub tuples: [Tuple; 2],
+    /// Whence.
+    pub from: Ingress,
+    /// Whereto.
+    pub to: Ingress,
+    /// The MACs that it leaves with: destination and source.
+    pub leaves: [Mac; 2],
+    /// How many packets went that way so far.
+    pub packets: u64,
+}
+
+impl Carry {
+    /// The direction of a packet that goes from a port to an uplink or back, if its connection is open, busy and of a kind that the
+    /// kernel knows.
+    pub fn of(
+        nat: &Nat,
+        connection: &Connection,
+        routed: Routed,
+        (from, to): (Ingress, Ingress),
+        leaves: [Mac; 2],
+    ) -> Option<Self> {
+        let tuples = [routed.direction, routed.direction.reverse()].map(|d| *connection.tuple(d));
+        let known = matches!(tuples[0].protocol, Protocol::Tcp | Protocol::Udp);
+        let v4 = |end: Endpoint| end.address.is_v4();
+        let v4 = tuples.iter().all(|tuple| v4(tuple.source) && v4(tuple.destination));
+        let packets = |direction| connection.counters(direction).packets;
+        let busy = packets(Direction::Original).saturating_add(packets(Direction::Reply)) >= PACKETS;
+        let crosses = matches!(
+            (from, to),
+            (Ingress::Port(_), Ingress::Uplink(_)) | (Ingress::Uplink(_), Ingress::Port(_))
+        );
+        let may = known
+            && v4
+            && busy
+            && crosses
+            && Nat::may_pass_elsewhere(connection)
+            && nat.lifetime(connection) >= LEAST_LIFETIME;
+        may.then(|| Self { routed, tuples, from, to, leaves, packets: packets(routed.direction) })
+    }
+
+    /// Whether it is TCP, not UDP.
+    pub fn is_tcp(&self) -> bool {
+        self.tuples[0].protocol == Protocol::Tcp
+    }
+
+    /// Addresses and ports as packets arrive, and as they leave: the reverse of what arrives in the other direction.
+    pub(super) fn headers(&self) -> [Header; 2] {
+        let [arrives, answers] = &self.tuples;
+        let end = |end: Endpoint| (Ipv4Addr::from(end.address.v4_octets()).octets(), end.port);
+        [
+            Header { source: end(arrives.source), destination: end(arrives.destination) },
+            Header { source: end(answers.destination), destination: end(answers.source) },
+        ]
+    }
+}
+
+/// The tuple of a frame that is a TCP segment with SYN, FIN or RST, as it arrives from `network`.
+pub(super) fn opens_or_closes(frame: &mut Frame<'_>, network: NetworkId) -> Option<Tuple> {
+    if frame.len() < ETHERNET_HEADER || frame.ethertype() != ETHERTYPE_IPV4 {
+        return None;
+    }
+    // Checksums are not looked at.
+    let packet = Packet::parse(frame.payload_mut(), Checksum::Complete).ok()?;
+    let segment = packet.tcp()?;
+    let one = [tcp_flag::SYN, tcp_flag::FIN, tcp_flag::RST].iter().any(|flag| segment.has(*flag));
+    if one { packet.tuple(network) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use nat::packet::{Packet, tcp_flag};
+    use nat::{
+        Checksum, Config, External, NetworkConfig, NetworkId, OwnerId, Party, Time, Timeouts, Verdict,
+    };
+
+    use super::*;
+    use crate::snapshot::PortId;
+
+    const INSIDE: Party = Party { network: NetworkId(1), owner: OwnerId(1) };
+    const INSIDE_END: ([u8; 4], u16) = ([172, 18, 0, 10], 1000);
+    const SERVER: ([u8; 4], u16) = ([198, 51, 100, 7], 80);
+    const OWN: [u8; 4] = [192, 0, 2, 1];
+
+    /// A TCP segment without data; checksums are not looked at.
+    fn segment(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8, numbers: (u32, u32)) -> Vec<u8> {
+        let b = etherparse::PacketBuilder::ipv4(from.0, to.0, 64);
+        let mut b = b.tcp(from.1, to.1, numbers.0, 1000);
+        if flags & tcp_flag::SYN != 0 {
+            b = b.syn();
+        }
+        if flags & tcp_flag::ACK != 0 {
+            b = b.ack(numbers.1);
+        }
+        if flags & tcp_flag::FIN != 0 {
+            b = b.fin();
+        }
+        let mut bytes = Vec::new();
+        b.write(&mut bytes, &[]).unwrap();
+        bytes
+    }
+
+    struct World {
+        nat: Nat,
+        port: u16,
+    }
+
+    impl World {
+        fn new(timeouts: Timeouts) -> Self {
+            let mut nat = Nat::new(Config::default());
+            nat.set_network(INSIDE.network, NetworkConfig { timeouts, ..NetworkConfig::default() });
+            Self { nat, port: 0 }
+        }
+
+        fn out(&mut self, flags: u8, numbers: (u32, u32)) -> Option<Carry> {
+            let mut bytes = segment(INSIDE_END, SERVER, flags, numbers);
+            let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+            let external = External { v4: Some(OWN.into()), v6: None };
+            let verdict = match self.nat.outbound(Time::ZERO, &mut packet, INSIDE, external) {
+                Verdict::New(pending) => self.nat.commit(Time::ZERO, &mut packet, pending),
+                verdict => verdict,
+            };
+            self.port = packet.tuple(NetworkId::OUTSIDE).unwrap().source.port;
+            self.carry(&verdict, (Ingress::Port(PortId(3)), Ingress::Uplink(2)))
+        }
+
+        fn back(&mut self, flags: u8, numbers: (u32, u32)) -> Option<Carry> {
+            let mut bytes = segment(SERVER, (OWN, self.port), flags, numbers);
+            let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+            let verdict = self.nat.inbound(Time::ZERO, &mut packet, |_, _| None);
+            self.carry(&verdict, (Ingress::Uplink(2), Ingress::Port(PortId(3))))
+        }
+
+        fn carry(&self, verdict: &Verdict, way: (Ingress, Ingress)) -> Option<Carry> {
+            let Verdict::Forward(forward) = verdict else { panic!("{verdict:?}") };
+            let (connection, direction) = (forward.connection, forward.direction);
+            let routed = Routed { connection, direction, arrived: [Mac([1; 6]), Mac([2; 6])], mtu: 1500 };
+            let found = self.nat.connection(connection).unwrap();
+            Carry::of(&self.nat, found, routed, way, [Mac([3; 6]), Mac([4; 6])])
+        }
+
+        fn open(&mut self) -> [Option<Carry>; 3] {
+            let opened = [self.out(tcp_flag::SYN, (100, 0))];
+            let answered = self.back(tcp_flag::SYN | tcp_flag::ACK, (500, 101));
+            [opened[0], answered, self.out(tcp_flag::ACK, (101, 501))]
+        }
+    }
+
+    #[test]
+    fn an_established_busy_connection_is_offered_both_ways_until_it_closes() {
+        let mut w = World::new(Timeouts::default());
+        assert_eq!(w.open(), [None; 3]);
+        for _ in 3..PACKETS - 1 {
+            assert_eq!(w.out(tcp_flag::ACK, (101, 501)), None);
+        }
+        let out = w.out(tcp_flag::ACK, (101, 501)).expect("busy by now");
+        assert!(out.is_tcp());
+        let [arrives, leaves] = out.headers();
+        assert_eq!((arrives.source, arrives.destination), (INSIDE_END, SERVER));
+        assert_eq!((leaves.source, leaves.destination), ((OWN, w.port), SERVER));
+        let back = w.back(tcp_flag::ACK, (501, 101)).expect("the other way, too");
+        assert_eq!(
+            back.headers().map(|h| (h.source, h.destination)),
+            [(SERVER, (OWN, w.port)), (SERVER, INSIDE_END)]
+        );
+        assert_eq!(w.out(tcp_flag::ACK | tcp_flag::FIN, (101, 501)), None);
+        assert_eq!(w.back(tcp_flag::ACK, (501, 102)), None);
+    }
+
+    #[test]
+    fn one_that_may_end_within_seconds_is_not_offered() {
+        let tcp_established = Duration::from_secs(4);
+        let mut w = World::new(Timeouts { tcp_established, ..Timeouts::default() });
+        w.open();
+        for _ in 0..2 * PACKETS {
+            assert_eq!(w.out(tcp_flag::ACK, (101, 501)), None);
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_an_inner_packet_is_not_for_the_kernel() {
+        let with = |csum_start| Offload { flags: Offload::NEEDS_CSUM, csum_start, ..Offload::default() };
+        assert!(Routed::is_plain(Offload::default()));
+        assert!(Routed::is_plain(with(34)));
+        assert!(!Routed::is_plain(with(84)));
+    }
+}
