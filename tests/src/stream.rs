@@ -56,6 +56,36 @@ pub fn tcp_is_identical(connection: TcpStream, listener: &TcpListener, length: u
     });
 }
 
+/// Sends `length` bytes over a connection that is open already, from one of its ends to the other, and checks each of them there.
+///
+/// # Panics
+/// When a byte is wrong or missing, or nothing moves for 20 seconds.
+#[track_caller]
+pub fn bytes_are_identical(from: &TcpStream, to: &TcpStream, seed: u64, length: u64) {
+    let patience = Some(Duration::from_secs(20));
+    from.set_write_timeout(patience).expect("timeout");
+    to.set_read_timeout(patience).expect("timeout");
+    let part = |position: u64| usize::try_from(length - position).map_or(CHUNK, |left| left.min(CHUNK));
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut from, mut buffer, mut position) = (from, vec![0; CHUNK], 0);
+            while position < length {
+                fill(seed, position, &mut buffer);
+                from.write_all(&buffer[..part(position)]).expect("send");
+                position += part(position) as u64;
+            }
+        });
+        let (mut to, mut got, mut want, mut position) = (to, vec![0; CHUNK], vec![0; CHUNK], 0);
+        while position < length {
+            let part = part(position);
+            to.read_exact(&mut got[..part]).unwrap_or_else(|e| panic!("at byte {position}: {e}"));
+            fill(seed, position, &mut want);
+            assert!(got[..part] == want[..part], "not what was sent, in the 64 KiB from byte {position}");
+            position += part as u64;
+        }
+    });
+}
+
 /// The length of datagram `n`: mixed, from 8 bytes to `max`.
 fn datagram_length(n: u64, max: usize) -> usize {
     let mut bytes = [0; 8];

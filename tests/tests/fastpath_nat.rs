@@ -1,0 +1,439 @@
+//! The fast path for connections to the outside and back: what the kernel carries for swd arrives whole, is counted, and ends at
+//! once when swd says so. That nothing inside shows outside is watched by [`Outside`].
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+
+use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::Value;
+use tests::outside::Outside;
+use tests::process::{ms, python, s, wait_until};
+use tests::site::{Container, Site, Way, quiet};
+use tests::stream::bytes_are_identical;
+
+const WAN: &str = "172.16.0.1";
+const HOST: &str = "172.16.0.2";
+
+/// A host with an uplink to an outside, and a container.
+struct World {
+    // First, so that the watch ends while swd still keeps the host's stack silent.
+    wan: Outside,
+    site: Site,
+    c1: Container,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    /// One with more in its configuration.
+    fn with(config: &str) -> Self {
+        let mut site = Site::stopped();
+        let path = site.file("swd.toml");
+        std::fs::write(&path, format!("uplink = 'auto'\n{config}")).expect("write the configuration");
+        site = site.arguments(&["--config", path.to_str().expect("UTF-8")]);
+        let wan = Outside::new(&site.host);
+        site.start();
+        let c1 = site.container("c1", Way::Attach, "172.18.0.10");
+        Self { wan, site, c1 }
+    }
+
+    /// Does something while swd stands still: only the kernel forwards.
+    #[track_caller]
+    fn without_swd<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.site.signal(Signal::SIGSTOP);
+        // Each thread stops when it comes to it.
+        wait_until("swd stands still", s(5), || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.site.pid())).expect("its threads");
+            let stat = |task: std::fs::DirEntry| {
+                std::fs::read_to_string(task.path().join("stat")).unwrap_or_default()
+            };
+            tasks
+                .flatten()
+                .all(|task| stat(task).rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        });
+        let result = body();
+        self.site.signal(Signal::SIGCONT);
+        result
+    }
+
+    fn flows(&self) -> u64 {
+        self.site.json(&["status"])["fast_flows"].as_u64().expect("fast_flows")
+    }
+
+    fn connection(&self, protocol: &str) -> Value {
+        let row = self.site.row(&["conntrack", "ls"], "protocol", protocol);
+        row.unwrap_or_else(|| panic!("no {protocol} connection"))
+    }
+
+    /// Received = forwarded + answered + dropped.
+    #[track_caller]
+    fn balances(&self) {
+        quiet();
+        let status = self.site.json(&["status"]);
+        let n = |key: &str| number(&status, key);
+        assert_eq!(n("received"), n("forwarded") + n("answered") + n("drops"), "{status}");
+    }
+}
+
+fn number(row: &Value, key: &str) -> u64 {
+    row[key].as_u64().unwrap_or_else(|| panic!("{key} in {row}"))
+}
+
+/// Two ends that have something to say to each other.
+trait Talk {
+    /// A word there and one back.
+    fn talk(&self, other: &Self);
+}
+
+impl Talk for TcpStream {
+    #[track_caller]
+    fn talk(&self, other: &Self) {
+        for (mut from, mut to) in [(self, other), (other, self)] {
+            to.set_read_timeout(Some(s(5))).expect("timeout");
+            from.write_all(b"word").expect("send");
+            to.read_exact(&mut [0; 4]).expect("a word");
+        }
+    }
+}
+
+impl Talk for UdpSocket {
+    #[track_caller]
+    fn talk(&self, other: &Self) {
+        for (from, to) in [(self, other), (other, self)] {
+            to.set_read_timeout(Some(s(5))).expect("timeout");
+            from.send(b"word").expect("send");
+            assert_eq!(to.recv(&mut [0; 100]).expect("a word"), 4);
+        }
+    }
+}
+
+impl World {
+    /// A connection from the container to the outside: both ends.
+    #[track_caller]
+    fn masqueraded(&self) -> (TcpStream, TcpStream) {
+        let listener = self.wan.tcp_listen("172.16.0.1:7000");
+        let inside = self.c1.ns.tcp_connect("172.16.0.1:7000", s(5)).expect("connect");
+        let (outside, from) = listener.accept().expect("accept");
+        assert_eq!(from.ip().to_string(), HOST);
+        (inside, outside)
+    }
+
+    /// A connection from the outside to a published port.
+    #[track_caller]
+    fn published(&self) -> (TcpStream, TcpStream) {
+        self.site.ctl(&["publish", "5000", "172.18.0.10:80"]);
+        let listener = self.c1.ns.tcp_listen("172.18.0.10:80");
+        let outside = self.wan.tcp_connect("172.16.0.2:5000", s(5)).expect("connect");
+        let (inside, from) = listener.accept().expect("accept");
+        assert_eq!(from.ip().to_string(), WAN);
+        (inside, outside)
+    }
+
+    /// Datagrams between the container and the outside, both ends connected.
+    #[track_caller]
+    fn datagrams(&self) -> (UdpSocket, UdpSocket) {
+        self.datagrams_from(4000)
+    }
+
+    #[track_caller]
+    fn datagrams_from(&self, port: u16) -> (UdpSocket, UdpSocket) {
+        let outside = self.wan.udp(&format!("172.16.0.1:{port}"));
+        let inside = self.c1.ns.udp(&format!("172.18.0.10:{port}"));
+        inside.connect((WAN, port)).expect("connect");
+        inside.send(b"first").expect("send");
+        outside.set_read_timeout(Some(s(5))).expect("timeout");
+        let (_, from) = outside.recv_from(&mut [0; 100]).expect("the first");
+        assert_eq!(from.ip().to_string(), HOST);
+        outside.connect(from).expect("connect");
+        (inside, outside)
+    }
+
+    /// Talks until the kernel carries both directions of it, and nothing else.
+    #[track_caller]
+    fn hand_over<T: Talk>(&self, ends: &(T, T)) {
+        wait_until("both directions are in the kernel", s(10), || {
+            (0..5).for_each(|_| ends.0.talk(&ends.1));
+            self.flows() == 2
+        });
+    }
+
+    /// Whether a datagram arrives while swd stands still.
+    fn arrives(&self, ends: &(UdpSocket, UdpSocket)) -> [bool; 2] {
+        self.without_swd(|| {
+            [(&ends.0, &ends.1), (&ends.1, &ends.0)].map(|(from, to)| {
+                to.set_read_timeout(Some(ms(300))).expect("timeout");
+                // A refusal of an earlier one is no answer to this one.
+                let _ = from.send(b"late").or_else(|_| from.send(b"late"));
+                to.recv(&mut [0; 100]).is_ok()
+            })
+        })
+    }
+}
+
+#[test]
+fn connections_go_on_while_swd_stands_still() {
+    for offloads in ["on", "off"] {
+        let w = World::new();
+        for ns in [&w.c1.ns, &*w.wan] {
+            ns.run(&["ethtool", "-K", "eth0", "tx", offloads, "tso", offloads, "gso", offloads]).ok();
+        }
+        for published in [false, true] {
+            let ends = if published { w.published() } else { w.masqueraded() };
+            w.hand_over(&ends);
+            w.without_swd(|| {
+                bytes_are_identical(&ends.0, &ends.1, 1, 4_000_000);
+                bytes_are_identical(&ends.1, &ends.0, 2, 4_000_000);
+                (0..100).for_each(|_| ends.0.talk(&ends.1));
+            });
+            let row = w.connection("tcp");
+            assert!((8_000_000..9_200_000).contains(&number(&row, "bytes")), "{row}");
+            assert_eq!(row["state"], "established", "{row}");
+            // It closes as if swd had seen every byte.
+            drop(ends);
+            wait_until("it is closed", s(5), || w.connection("tcp")["state"] == "closed");
+            wait_until("the kernel has nothing of it", s(5), || w.flows() == 0);
+            w.site.ctl(&["conntrack", "flush"]);
+        }
+        w.balances();
+    }
+}
+
+#[test]
+fn datagrams_are_counted_one_by_one() {
+    let w = World::new();
+    let ends = w.datagrams();
+    w.hand_over(&ends);
+    let before = (w.connection("udp"), w.site.port("c1"));
+    w.without_swd(|| {
+        for size in (0..200_usize).map(|n| n * 7) {
+            for (from, to) in [(&ends.0, &ends.1), (&ends.1, &ends.0)] {
+                from.send(&vec![7; size]).expect("send");
+                let mut buffer = [0; 2000];
+                assert_eq!(to.recv(&mut buffer).expect("it arrives"), size);
+                assert!(buffer[..size].iter().all(|b| *b == 7));
+            }
+        }
+    });
+    let after = (w.connection("udp"), w.site.port("c1"));
+    let bytes: u64 = (0..200).map(|n| n * 7 + 28).sum();
+    for (key, more) in [("packets", 2 * 200), ("bytes", 2 * bytes)] {
+        assert_eq!(number(&after.0, key) - number(&before.0, key), more, "{key}");
+    }
+    for key in ["rx_packets", "tx_packets"] {
+        let more = number(&after.1, key) - number(&before.1, key);
+        assert!((200..=220).contains(&more), "{key}: {more} more");
+    }
+    w.balances();
+}
+
+#[test]
+fn iperf3_runs_both_ways_by_the_kernel() {
+    let w = World::new();
+    for more in [&[][..], &["-R"], &["-u", "-b20M"], &["-u", "-b20M", "-R"]] {
+        let mut server = w.wan.start(&["iperf3", "-s", "-1"], &w.site.file("iperf.log"));
+        wait_until("iperf3 listens", s(5), || {
+            !w.wan.run(&["ss", "-Hltn", "sport = :5201"]).stdout.is_empty()
+        });
+        let client =
+            w.c1.ns.start(&[&["iperf3", "-c", WAN, "-t1"], more].concat(), &w.site.file("client.log"));
+        wait_until("the kernel carries it", s(5), || w.flows() > 0);
+        let mut client = client;
+        assert_eq!(client.wait(s(20)), Some(0), "{}", client.log());
+        server.wait(s(5));
+    }
+    w.balances();
+}
+
+#[test]
+fn what_ends_a_connection_ends_it_in_the_kernel_at_once() {
+    let w = World::new();
+    let ends = w.datagrams();
+    w.hand_over(&ends);
+    assert_eq!(w.arrives(&ends), [true, true], "in the kernel");
+
+    w.site.ctl(&["conntrack", "flush"]);
+    assert_eq!(w.arrives(&ends), [false, false], "after a flush");
+    drop(ends);
+    quiet();
+
+    // A route that leads elsewhere.
+    let ends = w.datagrams_from(4001);
+    w.hand_over(&ends);
+    w.site.host.ip(&["route", "add", "172.16.0.1/32", "via", "172.16.0.77"]);
+    wait_until("the kernel has nothing any more", s(5), || w.flows() == 0);
+    assert!(!w.arrives(&ends)[0], "the old way");
+    w.site.host.ip(&["route", "del", "172.16.0.1/32"]);
+    drop(ends);
+    wait_until("the way is open again", s(5), || w.c1.ns.pings(WAN));
+
+    // A container that leaves.
+    let ends = w.datagrams_from(4002);
+    w.hand_over(&ends);
+    w.site.ctl(&["detach", "c1"]);
+    assert_eq!(w.site.json(&["conntrack", "count"])["connections"], 0);
+    assert_eq!(w.flows(), 0);
+}
+
+#[test]
+fn a_port_that_is_unpublished_gets_nothing_by_the_kernel() {
+    let w = World::new();
+    w.site.ctl(&["publish", "5000/udp", "172.18.0.10:80"]);
+    let inside = w.c1.ns.udp("172.18.0.10:80");
+    let outside = w.wan.udp("172.16.0.1:4000");
+    outside.connect("172.16.0.2:5000").expect("connect");
+    outside.send(b"first").expect("send");
+    inside.set_read_timeout(Some(s(5))).expect("timeout");
+    let (_, from) = inside.recv_from(&mut [0; 100]).expect("the first");
+    inside.connect(from).expect("connect");
+    let ends = (inside, outside);
+    w.hand_over(&ends);
+    assert_eq!(w.arrives(&ends), [true, true], "in the kernel");
+    w.site.ctl(&["unpublish", "5000/udp"]);
+    // The host's stack has the port again, and refuses.
+    w.wan.expect_refusals(5000, 1);
+    assert_eq!(w.arrives(&ends), [false, false], "after the unpublish");
+}
+
+#[test]
+fn a_reset_is_seen() {
+    let w = World::new();
+    let (inside, outside) = w.masqueraded();
+    let ends = (inside, outside);
+    w.hand_over(&ends);
+    w.without_swd(|| bytes_are_identical(&ends.0, &ends.1, 3, 4_000_000));
+    setsockopt(&ends.1, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).expect("linger");
+    drop(ends.1);
+    wait_until("it is reset", s(5), || w.connection("tcp")["state"] == "reset");
+    wait_until("the kernel has nothing of it", s(5), || w.flows() == 0);
+}
+
+/// Asks `bpf(2)` how many programs are in force at the ingress of an interface (`BPF_PROG_QUERY`); with one more argument takes them
+/// away (`BPF_LINK_DETACH`).
+const PROGRAMS: &str = "
+import ctypes, platform, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = {'x86_64': 321, 'aarch64': 280}[platform.machine()]
+def bpf(command, form, *values):
+    attributes = ctypes.create_string_buffer(struct.pack(form, *values))
+    done = libc.syscall(number, command, attributes, len(attributes) - 1)
+    assert done >= 0, ctypes.get_errno()
+    return done, attributes.raw
+ids, links = (ctypes.c_uint32 * 8)(), (ctypes.c_uint32 * 8)()
+at = [ctypes.addressof(array) for array in (ids, links)]
+_, answer = bpf(16, '=IIIIQIIQQQQ', socket.if_nametoindex(sys.argv[1]), 46, 0, 0, at[0], 8, 0, 0, at[1], 0, 0)
+count = struct.unpack_from('=I', answer, 24)[0]
+for link in links[:count] if len(sys.argv) > 2 else []:
+    fd, _ = bpf(30, '=III', link, 0, 0)
+    bpf(34, '=I', fd)
+print(count)
+";
+
+/// How many programs are in force at the ingress of an interface of the host; with `detach`, were.
+#[track_caller]
+fn programs(site: &Site, ifname: &str, detach: bool) -> u64 {
+    let python = python().to_str().expect("UTF-8").to_owned();
+    let words = [&python, "-c", PROGRAMS, ifname, "detach"];
+    let run = site.host.run(if detach { &words } else { &words[..4] }).ok();
+    run.stdout.trim().parse().expect("a number")
+}
+
+#[test]
+fn a_lost_program_is_noticed_and_nothing_leaks() {
+    let w = World::new();
+    // What comes out at the host's end without its program is not forwarded even so.
+    w.site.host.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]).ok();
+    let ends = w.datagrams();
+    let passes = |from: &UdpSocket, to: &UdpSocket| {
+        to.set_read_timeout(Some(ms(200))).expect("timeout");
+        from.send(b"word").is_ok() && to.recv(&mut [0; 100]).is_ok()
+    };
+    let whole = || {
+        wait_until("the kernel carries it, with all programs", s(20), || {
+            let pass = (0..5).all(|_| passes(&ends.0, &ends.1) & passes(&ends.1, &ends.0));
+            pass && w.flows() == 2 && ["eth0", "sw0"].iter().all(|i| programs(&w.site, i, false) == 1)
+        });
+    };
+    for ifname in ["sw0", "eth0"] {
+        whole();
+        wait_until("a program is taken away", s(5), || programs(&w.site, ifname, true) == 1);
+    }
+    whole();
+}
+
+#[test]
+fn a_killed_swd_leaves_no_program_behind() {
+    let mut w = World::new();
+    let ends = w.datagrams();
+    w.hand_over(&ends);
+    assert_eq!(["eth0", "sw0"].map(|ifname| programs(&w.site, ifname, false)), [1, 1]);
+    w.site.kill();
+    wait_until("the programs are gone", s(5), || {
+        ["eth0", "sw0"].map(|ifname| programs(&w.site, ifname, false)) == [0, 0]
+    });
+    ends.1.set_read_timeout(Some(ms(300))).expect("timeout");
+    ends.0.send(b"late").expect("send");
+    assert!(ends.1.recv(&mut [0; 100]).is_err(), "a killed swd forwards");
+    w.site.start();
+    drop(ends);
+    let ends = w.datagrams_from(4001);
+    w.hand_over(&ends);
+}
+
+#[test]
+fn the_kernel_keeps_connections_alive_and_lets_them_expire() {
+    let w = World::with("[nat.timeouts]\nudp_replied = 6\n");
+    let ends = w.datagrams();
+    w.hand_over(&ends);
+    let t0 = std::time::Instant::now();
+    while t0.elapsed() < s(9) {
+        ends.0.talk(&ends.1);
+        std::thread::sleep(ms(100));
+    }
+    assert_eq!(w.flows(), 2);
+    let row = w.connection("udp");
+    assert!(number(&row, "packets") > 160, "{row}");
+    wait_until("it expires", s(10), || w.site.json(&["conntrack", "count"])["connections"] == 0);
+    wait_until("in the kernel, too", s(3), || w.flows() == 0);
+    assert_eq!(w.arrives(&ends), [false, false]);
+}
+
+#[test]
+fn what_has_no_room_in_the_kernel_passes_the_process() {
+    let w = World::with("[nat]\nmax_connections = 4\nmax_per_container = 4\n");
+    let all: Vec<_> = (4000..4004).map(|port| w.datagrams_from(port)).collect();
+    wait_until("the kernel has as many directions as there may be connections", s(10), || {
+        all.iter().for_each(|ends| (0..5).for_each(|_| ends.0.talk(&ends.1)));
+        w.flows() == 4
+    });
+    for ends in &all {
+        (0..20).for_each(|_| ends.0.talk(&ends.1));
+    }
+    assert_eq!(w.flows(), 4);
+    w.balances();
+}
+
+#[test]
+fn a_capture_sees_every_frame_and_switched_off_nothing_is_in_the_kernel() {
+    let w = World::new();
+    let ends = w.datagrams();
+    w.hand_over(&ends);
+    let file = w.site.file("capture.pcapng");
+    let words = ["capture", "c1", "-w", file.to_str().expect("UTF-8"), "-c", "40"];
+    let mut capture =
+        tests::process::Background::start(&mut w.site.swctl_command(&words), &w.site.file("capture.log"));
+    wait_until("the capture has all it wants", s(10), || {
+        (0..5).for_each(|_| ends.0.talk(&ends.1));
+        capture.wait(ms(0)).is_some()
+    });
+    w.hand_over(&ends);
+    drop(w);
+
+    let w = World::with("fast_path = false\n");
+    let ends = w.datagrams();
+    (0..50).for_each(|_| ends.0.talk(&ends.1));
+    assert_eq!(w.flows(), 0);
+    assert_eq!(programs(&w.site, "eth0", false), 0);
+}
