@@ -46,5 +46,12 @@ if ! command -v apt-get >/dev/null; then
   exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
+# The programs are wanted, not their services: Docker's would make a bridge and rules (policy-rc.d: invoke-rc.d(8)).
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  trap 'rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod +x "$policy"
+fi
 apt-get update -q
 apt-get install -qy --no-install-recommends "${packages[@]}"
