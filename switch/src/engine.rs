@@ -4,6 +4,7 @@
 //! Accounting is here, so that it is the same everywhere: a frame that was received is forwarded, answered or dropped,
 //! and counted as exactly one of them.
 
+mod offering;
 mod shaping;
 mod watching;
 
@@ -18,9 +19,8 @@ use tokio::sync::mpsc;
 
 use crate::batch::{BATCH, Batch, Source};
 use crate::dataplane::DataEvent;
-use crate::fastpath::carry::Carry;
 use crate::fastpath::epoch::Epoch;
-use crate::fastpath::offer::{Flow, Offers};
+use crate::fastpath::offer::Offers;
 use crate::fdb::{Fdb, FdbConfig};
 use crate::frame::Frame;
 use crate::router::neighbor::Neighbors;
@@ -458,60 +458,6 @@ impl Engine {
         match &mut self.trail {
             None => self.pipeline.run(view, &mut cx, lock),
             Some(trail) => self.pipeline.run_traced(view, &mut cx, lock, trail),
-        }
-    }
-
-    /// Counts a frame that the bridge forwards, if its flow may take the fast path.
-    fn offer(&mut self, snapshot: &Snapshot, from: &Port, verdict: Verdict, frame: &Frame<'_>) {
-        let (Some(offers), Verdict::Forward(to), true) =
-            (&mut self.offers, verdict, self.pipeline.ended_at_bridge())
-        else {
-            return;
-        };
-        // Who watches wants to see every frame. What the kernel had ended with the snapshot that began it.
-        if snapshot.observers.as_ref().is_some_and(|o| o.want_flow(from.network, from.id, to)) {
-            return;
-        }
-        let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };
-        if let Some(flow) = Flow::of(frame, network, from, to)
-            && inside::is_free(snapshot, network, from, to)
-        {
-            offers.saw(flow);
-        }
-    }
-
-    /// Offers the connection of a frame that the router has translated.
-    fn offer_routed(
-        &mut self,
-        snapshot: &Snapshot,
-        from: Ingress,
-        verdict: Verdict,
-        batch: &mut Batch,
-        frame: usize,
-        lock: &mut Lock<'_>,
-    ) {
-        let routed = self.pipeline.router.take_routed();
-        let (Some(offers), Some(routed), Some(state)) = (&mut self.offers, routed, lock.taken()) else {
-            return;
-        };
-        let to = match verdict {
-            Verdict::Forward(port) => Ingress::Port(port),
-            Verdict::Uplink(ifindex) => Ingress::Uplink(ifindex),
-            _ => return,
-        };
-        // Who watches wants to see every frame, and so has a limit of rates.
-        let limited = |end| match end {
-            Ingress::Port(port) => snapshot.port(port).is_none_or(Port::sees_all),
-            Ingress::Uplink(_) => false,
-        };
-        if snapshot.observers.is_some() || limited(from) || limited(to) {
-            return;
-        }
-        let Some(connection) = state.nat.connection(routed.connection) else { return };
-        let frame = batch.frame(frame, PortId(u32::MAX));
-        let leaves = [frame.dst(), frame.src()];
-        if let Some(carry) = Carry::of(&state.nat, connection, routed, (from, to), leaves) {
-            offers.carried(carry);
         }
     }
 
