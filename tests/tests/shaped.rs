@@ -101,7 +101,9 @@ fn one_container_at_full_blast_leaves_bounds_and_others_whole() {
     for kind in ["syn", "udp", "fragment", "arp", "mac"] {
         let (sent, answered) = blast(&site, &a, (gateway, "172.19.0.10"), kind, [&b, &c]);
         let (lost, more) = (site.drops("not-received"), site.rss().saturating_sub(before) >> 20);
-        eprintln!("{kind}: {sent} frames, {lost} not received so far, {answered} of 150 pings, {more} MiB more");
+        eprintln!(
+            "{kind}: {sent} frames, {lost} not received so far, {answered} of 150 pings, {more} MiB more"
+        );
         b.ping(&c);
         assert!(sent > 10_000, "{kind}: {sent} frames in four seconds are no flood");
     }
