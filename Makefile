@@ -18,6 +18,7 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 install:
 	@test -x target/release/swd || { echo "error: nothing is built yet: run 'make' first" >&2; exit 1; }
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin target/release/swd target/release/swctl
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/lib/cni target/release/swd-cni
 	install -d $(SHARE)/man/man1 $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	target/release/swctl man >$(SHARE)/man/man1/swctl.1
 	target/release/swctl completions bash >$(SHARE)/bash-completion/completions/swctl
@@ -31,6 +32,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/swd $(DESTDIR)$(PREFIX)/bin/swctl $(SHARE)/man/man1/swctl.1 \
 	  $(SHARE)/bash-completion/completions/swctl $(SHARE)/zsh/site-functions/_swctl \
 	  $(SHARE)/fish/vendor_completions.d/swctl.fish $(DESTDIR)$(PREFIX)/lib/systemd/system/swd.service
+	rm -f $(DESTDIR)$(PREFIX)/lib/cni/swd-cni
 	rm -rf $(SHARE)/doc/swd
 
 # A Debian package in target/debian: what `install` installs, below /usr.
