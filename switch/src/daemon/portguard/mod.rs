@@ -23,7 +23,8 @@
 //!
 //! # Lifecycle
 //!
-//! Everything is a descriptor: program, maps, link, doors. Dropping [`Guards`] or killing the process gives all ports back.
+//! Everything is a descriptor: program, maps, link, doors. Dropping [`Guards`] or killing the process gives all ports back, but for what the
+//! keeper has duplicates of: those last until the next daemon takes them up, or for two minutes.
 //! Claims are counted: a port is guarded for as long as one claim covers it, and published for as long as one says so. So a
 //! publish within the pool leaves the pool's guard when it goes.
 //!

@@ -5,7 +5,8 @@
 //! A program on the host that dials a published port, at 127.0.0.1, ::1 or any address of the host, never leaves the host: its
 //! packets go by `lo`, which swd does not see. The port guards hand them to the relay's sockets ([`RelaySockets`]), and a
 //! socket knows what was dialled. The relay asks where that leads, connects there from the host's namespace (through `sw0`,
-//! so the container sees the gateway's address as its client), and carries bytes both ways.
+//! so the container sees the gateway's address as its client), and carries bytes both ways. TCP clients that can be led straight
+//! to the container never come here (`daemon/dial`).
 //!
 //! **TCP** (`tcp.rs`): `splice(2)` through a pipe, so no byte is copied into this process. A pipe is lent to a direction while
 //! bytes are in it and is given back when they are gone: idle connections have two descriptors. A full receiver stops the
