@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 
 use crate::netns::Namespace;
-use crate::process::{Background, TIMEOUT, ms, run, s, wait_until};
+use crate::process::{Background, TIMEOUT, copy_program, ms, run, s, wait_until};
 
 /// The namespaces, and the control groups of a name.
 #[derive(Debug)]
@@ -115,9 +115,8 @@ fn remove_group(path: &Path) {
 pub fn busybox(dir: &Path) -> PathBuf {
     let root = dir.join("root");
     fs::create_dir_all(root.join("bin")).expect("a folder");
-    let busybox = root.join("bin/busybox");
-    fs::copy("/bin/busybox", &busybox).expect("Debian's busybox-static");
-    let listed = run(Command::new(&busybox).arg("--list"), TIMEOUT).ok().stdout;
+    copy_program(Path::new("/bin/busybox"), &root.join("bin/busybox"));
+    let listed = run(Command::new("/bin/busybox").arg("--list"), TIMEOUT).ok().stdout;
     for applet in listed.lines().filter(|a| *a != "busybox") {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a link");
     }

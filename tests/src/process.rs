@@ -174,6 +174,18 @@ fn show(command: &Command) -> String {
     words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
+/// Copies a program to where anybody may execute it.
+///
+/// Another process writes the copy: a descriptor of ours would be inherited by what a test beside this one starts at the same
+/// moment, and until that has begun its own program the kernel refuses to execute the copy (ETXTBSY).
+///
+/// # Panics
+/// When it cannot be copied.
+#[track_caller]
+pub fn copy_program(from: &Path, to: &Path) {
+    run(Command::new("install").args(["-m", "755"]).arg(from).arg(to), Duration::from_secs(10)).ok();
+}
+
 /// Runs a program to its end.
 ///
 /// # Panics

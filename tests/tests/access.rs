@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use tests::process::{Background, Output, TIMEOUT, binary, python, run, s, wait_until};
+use tests::process::{Background, Output, TIMEOUT, binary, copy_program, python, run, s, wait_until};
 use tests::site::Site;
 
 /// Two groups, three users, and a user database in which the first is a member of the one, the second of the other.
@@ -35,8 +35,7 @@ fn with_users(api: &str) -> (Site, Background) {
     let site = Site::stopped();
     fs::set_permissions(site.file(""), fs::Permissions::from_mode(0o755)).expect("chmod");
     let swctl = site.file("swctl");
-    fs::copy(binary("swctl"), &swctl).expect("copy");
-    fs::set_permissions(&swctl, fs::Permissions::from_mode(0o755)).expect("chmod");
+    copy_program(&binary("swctl"), &swctl);
     fs::write(site.file("swd.toml"), format!("uplink = \"none\"\n[api]\n{api}\n")).expect("write");
     // The user database is swd's own: it is mounted over the machine's where swd alone sees it.
     let lines = |extra: &str| format!("root:x:0:0:root:/root:/bin/sh\n{extra}");

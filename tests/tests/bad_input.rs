@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use tests::netns::{Namespace, veth};
-use tests::process::{Output, TIMEOUT, binary, run, s};
+use tests::process::{Output, TIMEOUT, binary, copy_program, run, s};
 use tests::site::{Site, Way};
 
 /// Runs swctl, which must refuse with a line that has all of `words` in it, and change nothing.
@@ -302,8 +302,7 @@ fn without_privileges() {
     }
     // The binary where anybody may read it: the workspace may be in root's home.
     let swd = site.file("swd");
-    fs::copy(binary("swd"), &swd).expect("copy");
-    fs::set_permissions(&swd, fs::Permissions::from_mode(0o755)).expect("chmod");
+    copy_program(&binary("swd"), &swd);
     let drop_all =
         ["setpriv", "--reuid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"];
     let mut command = site.host.command(&drop_all);
@@ -331,8 +330,7 @@ fn other_users_are_kept_out() {
     // Let them come as far as the socket, if the daemon let them.
     fs::set_permissions(site.file(""), fs::Permissions::from_mode(0o755)).expect("chmod");
     let swctl = site.file("swctl");
-    fs::copy(binary("swctl"), &swctl).expect("copy");
-    fs::set_permissions(&swctl, fs::Permissions::from_mode(0o755)).expect("chmod");
+    copy_program(&binary("swctl"), &swctl);
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
@@ -349,8 +347,7 @@ fn a_group_of_the_configuration_may_come_in() {
     let site = Site::with_config("[api]\ngroup = \"nogroup\"\n");
     fs::set_permissions(site.file(""), fs::Permissions::from_mode(0o755)).expect("chmod");
     let swctl = site.file("swctl");
-    fs::copy(binary("swctl"), &swctl).expect("copy");
-    fs::set_permissions(&swctl, fs::Permissions::from_mode(0o755)).expect("chmod");
+    copy_program(&binary("swctl"), &swctl);
     let as_user = |user: &str, group: &str| {
         let mut command = Command::new("setpriv");
         command
