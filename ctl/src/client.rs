@@ -2,8 +2,8 @@
 //!
 //! Each request has a connection of its own: swd answers on the same machine, so a connection costs some
 //! microseconds, and a client that keeps none has no stale one after swd was restarted. A request, connecting
-//! included, ends within the client's timeout; only the stream of [`Events`] has none, since it waits for things to
-//! happen. Answers are bounded by [`MAX_ANSWER`], lines of the event stream by [`MAX_LINE`]. Everything runs in the caller's tokio runtime.
+//! included, ends within the client's timeout; only the streams ([`Lines`], [`Chunks`]) have none, since they wait for things to
+//! happen. Answers are bounded by [`MAX_ANSWER`], lines of a stream by [`MAX_LINE`]. Everything runs in the caller's tokio runtime.
 //!
 //! ```no_run
 //! use ctl::{api::DEFAULT_SOCKET, client::{Client, ClientError}};
@@ -17,6 +17,7 @@
 //! ```
 
 mod handover;
+mod lines;
 
 use std::{
     io,
@@ -36,10 +37,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time};
 
+pub use lines::Lines;
+
 use crate::api::{
     AttachSpec, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush,
-    FdbSpec, Flushed, Inspected, Mirror, MirrorKind, MirrorState, Network, NetworkSpec, Port, PortChange,
-    PortSpec, Problem, PublishSpec, Published, Rule, Status, TraceSpec, Traced,
+    FdbSpec, Flushed, Inspected, LiveTraceSpec, LiveTraced, Mirror, MirrorKind, MirrorState, Network,
+    NetworkSpec, Port, PortChange, PortSpec, Problem, PublishSpec, Published, Rule, Status, TraceSpec,
+    Traced,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.
@@ -48,7 +52,7 @@ use crate::api::{
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest answer in bytes: some hundred thousand FDB entries.
 pub const MAX_ANSWER: usize = 64 << 20;
-/// Longest line of the event stream in bytes.
+/// Longest line of a stream in bytes.
 pub const MAX_LINE: usize = 1 << 20;
 
 /// Pause before connecting again while swd's backlog is full.
@@ -204,6 +208,11 @@ impl Client {
         self.post("/v1/trace", spec).await
     }
 
+    /// `GET /v1/trace/live`: what is decided about frames, as they pass.
+    pub async fn live_trace(&self, spec: &LiveTraceSpec) -> Result<Lines<LiveTraced>, ClientError> {
+        self.lines(&format!("/v1/trace/live{}", query(spec))).await
+    }
+
     /// `GET /v1/capture`: frames as they pass.
     pub async fn capture(&self, spec: &CaptureSpec) -> Result<Chunks, ClientError> {
         let path = format!("/v1/capture{}", query(spec));
@@ -241,9 +250,13 @@ impl Client {
     }
 
     /// `GET /v1/events`: what happens from now on.
-    pub async fn events(&self) -> Result<Events, ClientError> {
-        let head = self.bounded(self.exchange(Method::GET, "/v1/events", Bytes::new())).await?;
-        Ok(Events { socket: self.socket.clone(), body: head.into_body(), buffer: Vec::new(), scanned: 0 })
+    pub async fn events(&self) -> Result<Lines<Event>, ClientError> {
+        self.lines("/v1/events").await
+    }
+
+    async fn lines<T: DeserializeOwned>(&self, path: &str) -> Result<Lines<T>, ClientError> {
+        let head = self.bounded(self.exchange(Method::GET, path, Bytes::new())).await?;
+        Ok(Lines::new(self.socket.clone(), head.into_body()))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -358,54 +371,6 @@ impl Chunks {
                 None => return Ok(None),
             }
         }
-    }
-}
-
-/// What happens in swd, as it happens.
-#[derive(Debug)]
-pub struct Events {
-    socket: PathBuf,
-    body: Incoming,
-    /// Read but not yet returned.
-    buffer: Vec<u8>,
-    /// Bytes of `buffer` known to hold no line end.
-    scanned: usize,
-}
-
-impl Events {
-    /// Waits for the next event; `None` when swd ended the stream.
-    ///
-    /// Dropping the future loses nothing: the next call goes on where it was.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
-        loop {
-            while let Some(line) = self.take_line() {
-                if line.iter().all(u8::is_ascii_whitespace) {
-                    continue;
-                }
-                return match serde_json::from_slice(&line) {
-                    Ok(event) => Ok(Some(event)),
-                    Err(source) => Err(ClientError::Decode { socket: self.socket.clone(), source }),
-                };
-            }
-            if self.buffer.len() > MAX_LINE {
-                return Err(ClientError::TooLong { socket: self.socket.clone() });
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-                Some(Err(e)) => return Err(ClientError::http(&self.socket, e)),
-                None => return Ok(None),
-            }
-        }
-    }
-
-    fn take_line(&mut self) -> Option<Vec<u8>> {
-        let Some(end) = self.buffer[self.scanned..].iter().position(|&b| b == b'\n') else {
-            self.scanned = self.buffer.len();
-            return None;
-        };
-        let rest = self.buffer.split_off(self.scanned + end + 1);
-        self.scanned = 0;
-        Some(std::mem::replace(&mut self.buffer, rest))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod offering;
 mod shaping;
+mod walking;
 mod watching;
 
 use std::fmt;
@@ -217,7 +218,7 @@ pub struct Engine {
     timer: Option<Time>,
     shaper: Shaper,
     watching: Watching,
-    /// What the stages decide and why: of traced frames only.
+    /// What the stages decide and why: while a frame is traced.
     trail: Option<Trail>,
     offers: Option<Offers>,
 }
@@ -317,6 +318,7 @@ impl Engine {
                 continue;
             };
             port.counters.rx.add(1, slot.at.len() as u64);
+            let walks = self.begin_walk(observers, Ingress::Port(port.id), batch.wire(frame));
             let verdict = if slot.truncated {
                 Verdict::Drop(DropReason::Oversized)
             } else if let Some(held) = self.limit_in(now, port, &batch.frame(frame, port.id)) {
@@ -330,6 +332,9 @@ impl Engine {
             };
             let from = Some(Ingress::Port(port.id));
             self.plan(now, snapshot, from, port.network, (batch, frame), verdict);
+            if walks {
+                self.end_walk(frame);
+            }
         }
         shared.received.fetch_add((batch.len() - ignored) as u64, Ordering::Relaxed);
         if let Some(state) = lock.taken() {
@@ -391,6 +396,8 @@ impl Engine {
         lock: &mut Lock<'_>,
     ) -> usize {
         let slot = batch.slot(frame);
+        let observers = snapshot.observers.as_deref();
+        let walks = self.begin_walk(observers, Ingress::Uplink(ifindex), batch.wire(frame));
         let world = (now, snapshot, &self.shared.neighbors);
         let mut view = batch.frame(frame, PortId(u32::MAX));
         let verdict = match slot.truncated {
@@ -405,19 +412,25 @@ impl Engine {
             },
         };
         if verdict == Verdict::Ignore {
+            if walks {
+                self.drop_walk();
+            }
             return 1;
         }
         self.offer_routed(snapshot, Ingress::Uplink(ifindex), verdict, batch, frame, lock);
         if let Some(uplink) = snapshot.uplink(ifindex) {
             uplink.counters.rx.add(1, slot.at.len() as u64);
         }
-        if let Some(observers) = &snapshot.observers
+        if let Some(observers) = observers
             && let Some(original) = self.watching.originals.get(frame)
         {
             observers.received(now, snapshot, Ingress::Uplink(ifindex), original, &mut self.extras);
         }
         let from = Some(Ingress::Uplink(ifindex));
         self.plan(now, snapshot, from, NetworkId(0), (batch, frame), verdict);
+        if walks {
+            self.end_walk(frame);
+        }
         0
     }
 
@@ -605,6 +618,7 @@ impl Engine {
         }
         self.pending = pending;
         if let Some(observers) = observers {
+            self.show_walks(snapshot, observers, batch);
             self.show_drops(observers, batch);
         }
         self.shared.forwarded.fetch_add(forwarded, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::batch::{BATCH, Batch, Source};
 use crate::dataplane::DataEvent;
-use crate::engine::{Engine, Fate, Shared};
+use crate::engine::{Engine, Fate, Outgoing, Shared};
 use crate::frame::{Frame, HEADROOM, MAX_FRAME, OFFLOAD_HEADER, Offload};
 use crate::mac::Mac;
 use crate::router::Router;
@@ -119,6 +119,18 @@ pub struct Sent {
     pub lost: Option<DropReason>,
 }
 
+impl Sent {
+    /// A frame on its way out; `wire` begins with its offload header.
+    pub(crate) fn of(snapshot: &Snapshot, out: &Outgoing, wire: &[u8], lost: Option<DropReason>) -> Self {
+        let (to, port) = match out.link {
+            Link::Uplink(ifindex) => (snapshot.uplink(ifindex).map(|u| &u.name), None),
+            _ => (snapshot.port(out.port).map(|p| &p.name), Some(out.port)),
+        };
+        let to = to.map_or_else(|| "-".into(), Arc::clone);
+        Self { to, port, bytes: wire[OFFLOAD_HEADER..].to_vec(), lost }
+    }
+}
+
 /// What would become of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traced {
@@ -195,14 +207,8 @@ impl Tracer {
             if lost.is_none() {
                 out.fate = Fate::Sent;
             }
-            let (to, port) = match out.link {
-                Link::Uplink(ifindex) => (snapshot.uplink(ifindex).map(|u| &u.name), None),
-                _ => (snapshot.port(out.port).map(|p| &p.name), Some(out.port)),
-            };
-            let to = to.map_or_else(|| "-".into(), Arc::clone);
-            let bytes = self.batch.wire(out.frame)[OFFLOAD_HEADER..].to_vec();
             let list = if out.frame < BATCH { &mut sent } else { &mut besides };
-            list.push(Sent { to, port, bytes, lost });
+            list.push(Sent::of(&snapshot, out, self.batch.wire(out.frame), lost));
         }
         self.engine.settle(&snapshot, &self.batch);
         let steps = self.engine.steps();
@@ -212,8 +218,8 @@ impl Tracer {
     }
 }
 
-/// The end of a frame, as the engine counts it.
-fn outcome(verdict: Option<Verdict>, sent: &[Sent]) -> Outcome {
+/// The end of a frame, as the engine counts it, by the last verdict and what was sent.
+pub(crate) fn outcome(verdict: Option<Verdict>, sent: &[Sent]) -> Outcome {
     let gone = match verdict {
         // No stage saw it: a socket had to cut it.
         None => return Outcome::Dropped(DropReason::Oversized),

@@ -1,13 +1,17 @@
-//! Captures and mirrors in memory: what they see, and that they change nothing for anybody else.
+//! Captures, mirrors and live traces in memory: what they see, and that they change nothing for anybody else.
 
 use std::sync::Arc;
 
 use switch::batch::Source;
+use switch::frame::Offload;
 use switch::mac::Mac;
 use switch::observe::capture::{Capture, Frames, Way};
+use switch::observe::live::LiveTrace;
 use switch::observe::{Mirror, Observers, Point, Ways};
+use switch::router::resolve::Ingress;
 use switch::snapshot::PortId;
-use switch::trace::build;
+use switch::trace::{Outcome, Tracer, build};
+use switch::verdict::{DropReason, Verdict};
 use tests::lab::{Counts, Lab, NetworkOptions, net};
 
 fn station(n: u8) -> Mac {
@@ -41,8 +45,8 @@ fn frame(words: &str, from: u8, to: u8) -> Vec<u8> {
 fn a_mirror_gets_each_way_once_and_nothing_else_changes() {
     for (ways, expected) in [(Ways::In, (1, 0)), (Ways::Out, (0, 1)), (Ways::Both, (1, 1))] {
         let (mut lab, [a, b, probe]) = watched(move |[a, _, probe]| Observers {
-            captures: Vec::new(),
             mirrors: vec![Mirror { of: Point::Port(a), to: probe, ways }],
+            ..Observers::default()
         });
         let (there, back) =
             (frame("udp 10.0.0.1:1 > 10.0.0.2:2", 0, 1), frame("udp 10.0.0.2:2 > 10.0.0.1:1", 1, 0));
@@ -63,11 +67,11 @@ fn a_mirror_gets_each_way_once_and_nothing_else_changes() {
 #[test]
 fn a_mirror_of_a_network_shows_each_frame_once() {
     let (mut lab, [a, _, probe]) = watched(|[a, _, probe]| Observers {
-        captures: Vec::new(),
         mirrors: vec![
             Mirror { of: Point::Network(switch::snapshot::NetworkId(0)), to: probe, ways: Ways::Both },
             Mirror { of: Point::Port(probe), to: a, ways: Ways::Both },
         ],
+        ..Observers::default()
     });
     let there = frame("udp 10.0.0.1:1 > 10.0.0.2:2", 0, 1);
     lab.inject(Source::Port(a), there);
@@ -81,7 +85,8 @@ fn captures_see_frames_as_they_came_and_drops_with_their_reason() {
     let drops = Arc::new(Capture::new(Point::Drops, None, 1000));
     let port = Arc::new(Capture::new(Point::Port(PortId(0)), Some("udp".parse().expect("a filter")), 1000));
     let captures = vec![Arc::clone(&drops), Arc::clone(&port)];
-    let (mut lab, [a, ..]) = watched(move |_| Observers { captures: captures.clone(), mirrors: Vec::new() });
+    let (mut lab, [a, ..]) =
+        watched(move |_| Observers { captures: captures.clone(), ..Observers::default() });
     let good = frame("udp 10.0.0.1:1 > 10.0.0.2:2", 0, 1);
     let spoofed = frame("tcp 10.0.0.1:1 > 192.0.2.1:2 syn", 0, 0);
     lab.inject(Source::Port(a), good.clone());
@@ -93,5 +98,37 @@ fn captures_see_frames_as_they_came_and_drops_with_their_reason() {
     assert_eq!(seen(&port), [(Way::In, good)]);
     let dropped = seen(&drops);
     assert_eq!(dropped.len(), 1);
-    assert_eq!(dropped[0], (Way::Dropped(switch::verdict::DropReason::SamePort), spoofed));
+    assert_eq!(dropped[0], (Way::Dropped(DropReason::SamePort), spoofed));
+}
+
+#[test]
+fn a_live_trace_tells_of_real_frames_what_a_trace_told_before() {
+    let trace =
+        Arc::new(LiveTrace::new(Ingress::Port(PortId(0)), Some("udp or tcp".parse().expect("a filter"))));
+    let traces = vec![Arc::clone(&trace)];
+    let (mut lab, [a, b, _]) = watched(move |_| Observers { traces: traces.clone(), ..Observers::default() });
+    let good = frame("udp 10.0.0.1:1 > 10.0.0.2:2", 0, 1);
+    let spoofed = frame("tcp 10.0.0.1:1 > 192.0.2.1:2 syn", 0, 0);
+    let other = frame("icmp 10.0.0.1 > 10.0.0.2", 0, 1);
+    let (mut expected, before) = (Vec::new(), lab.counts());
+    for bytes in [&good, &spoofed, &other] {
+        expected.push(Tracer::new(lab.shared(), Vec::new()).trace(
+            lab.now,
+            Source::Port(a),
+            bytes,
+            Offload::default(),
+        ));
+        lab.inject(Source::Port(a), bytes.clone());
+    }
+    // What comes back is of another port.
+    lab.inject(Source::Port(b), frame("udp 10.0.0.2:2 > 10.0.0.1:1", 1, 0));
+    let (walks, missed) = trace.take();
+    assert_eq!((walks.len(), missed), (2, 0));
+    for ((walk, expected), bytes) in walks.iter().zip(&expected).zip([&good, &spoofed]) {
+        assert_eq!((&walk.traced, &walk.bytes), (expected, bytes));
+    }
+    assert_eq!(walks[0].traced.steps.last().map(|step| step.verdict), Some(Verdict::Forward(b)));
+    assert_eq!(walks[1].traced.outcome, Outcome::Dropped(DropReason::SamePort));
+    let after = lab.counts();
+    assert_eq!((after.received, after.forwarded), (before.received + 4, before.forwarded + 3));
 }

@@ -1,8 +1,9 @@
-//! Types of `/v1/trace`, `/v1/capture`, `/v1/mirrors` and `/v1/inspect`.
+//! Types of `/v1/trace`, `/v1/trace/live`, `/v1/capture`, `/v1/mirrors` and `/v1/inspect`.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -62,6 +63,33 @@ pub struct TraceSent {
     pub packet: String,
     /// Why it could not be sent: a name as in `/v1/drops`.
     pub lost: Option<String>,
+}
+
+/// What to trace as it passes: the query of `GET /v1/trace/live`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LiveTraceSpec {
+    /// The port whose frames are traced, or `uplink`, or the name of an uplink.
+    pub from: String,
+    /// Which frames, as in pcap-filter(7); all of them when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// How many frames; without end when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// A frame that passed, and what was decided about it: a line of `GET /v1/trace/live`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
+pub struct LiveTraced {
+    /// When it came.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// Frames that passed before it and were not explained: more came than could be told.
+    pub missed: u64,
+    /// What became of it. `besides` is empty: what was sent besides is not known by frame.
+    #[serde(flatten)]
+    pub traced: Traced,
 }
 
 /// Where frames are captured.

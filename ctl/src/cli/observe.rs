@@ -99,11 +99,25 @@ pub(crate) struct Trace {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) from: String,
     /// The packet, in words
-    #[arg(value_parser = packet_text, required_unless_present = "pcap")]
+    #[arg(value_parser = packet_text, required_unless_present_any = ["pcap", "live"])]
     pub(crate) packet: Option<String>,
     /// Frames from a pcap or pcapng file, each after what the ones before it did
     #[arg(long, value_name = "FILE", conflicts_with = "packet")]
     pub(crate) pcap: Option<PathBuf>,
+    /// Real frames as they come, those that pass a filter as for 'swctl capture'
+    #[arg(long, value_name = "FILTER", num_args = 0..=1, default_missing_value = "", value_parser = filter_text, conflicts_with_all = ["packet", "pcap"])]
+    pub(crate) live: Option<String>,
+    /// With --live, stop after this many frames
+    #[arg(short = 'c', value_name = "N", requires = "live", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+/// Checked here, told to swd as it is.
+fn filter_text(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Ok(String::new()),
+        text => text.parse::<ctl::filter::Filter>().map(|_| text.to_owned()).map_err(|e| e.to_string()),
+    }
 }
 
 /// Checked here, told to swd as it is.

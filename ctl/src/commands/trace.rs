@@ -6,12 +6,20 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use ctl::{
-    api::{TraceSpec, Traced},
-    client::Client,
+    api::{LiveTraceSpec, LiveTraced, TraceSpec, Traced},
+    client::{Client, ClientError},
 };
 use pcap_file::pcapng::Block;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task,
+};
 
-use crate::{cli, output::Format, table::printable};
+use crate::{
+    cli,
+    output::{self, Format},
+    table::printable,
+};
 
 /// Frames that swd traces at once.
 const MAX_FRAMES: usize = 1000;
@@ -20,7 +28,11 @@ const ETHERNET: pcap_file::DataLink = pcap_file::DataLink::ETHERNET;
 
 /// `swctl trace`.
 pub(crate) async fn trace(client: &Client, format: Format, what: cli::Trace) -> anyhow::Result<()> {
-    let cli::Trace { from, packet, pcap } = what;
+    let cli::Trace { from, packet, pcap, live, count } = what;
+    if let Some(filter) = live {
+        let filter = (!filter.is_empty()).then_some(filter);
+        return follow(client, format, &LiveTraceSpec { from, filter, count }).await;
+    }
     let frames = match &pcap {
         Some(path) => recorded(path)?,
         None => Vec::new(),
@@ -28,6 +40,39 @@ pub(crate) async fn trace(client: &Client, format: Format, what: cli::Trace) -> 
     let spec = TraceSpec { from, packet, frames };
     let traced = client.trace(&spec).await?;
     format.print(traced.as_slice(), |all| all.iter().map(describe).collect::<Vec<_>>().join("\n"))
+}
+
+/// `swctl trace --live`: until interrupted, until nobody reads, or until there are enough.
+async fn follow(client: &Client, format: Format, spec: &LiveTraceSpec) -> anyhow::Result<()> {
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let mut terminated = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut reader_gone = task::spawn_blocking(output::wait_for_reader_gone);
+    let mut frames = client.live_trace(spec).await?;
+    loop {
+        let frame = tokio::select! {
+            frame = frames.next() => match frame {
+                // A daemon that was killed does not end the stream in due form.
+                Err(ClientError::Closed { .. }) => None,
+                frame => frame?,
+            },
+            _ = interrupted.recv() => None,
+            _ = terminated.recv() => None,
+            _ = &mut reader_gone => None,
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        output::print(match format {
+            Format::Human => describe_live(&frame),
+            Format::Json => serde_json::to_string(&frame).context("cannot write the trace as JSON")? + "\n",
+        })?;
+    }
+}
+
+fn describe_live(LiveTraced { time, missed, traced }: &LiveTraced) -> String {
+    let missed = match missed {
+        0 => String::new(),
+        n => format!("{n} frames passed unexplained: more came than can be told\n"),
+    };
+    format!("{missed}{time:.6}  {}\n", describe(traced))
 }
 
 /// The frames of a file, in hexadecimal.

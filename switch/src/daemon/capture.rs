@@ -110,7 +110,8 @@ impl Daemon {
             there
         });
         let mirrors = self.desired.mirrors.iter().filter_map(|m| self.mirror(m)).collect();
-        let observers = Observers { captures: self.captures.clone(), mirrors };
+        let traces = self.live_traces(snapshot);
+        let observers = Observers { captures: self.captures.clone(), mirrors, traces };
         (!observers.is_empty()).then(|| Arc::new(observers))
     }
 
@@ -316,7 +317,7 @@ fn finish(bytes: &mut [u8], offload: Offload) {
 }
 
 /// From the workers' time to that of clocks on walls.
-fn wall_offset() -> Duration {
+pub(super) fn wall_offset() -> Duration {
     let now = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
     now.saturating_sub(worker::now().since(nat::Time::ZERO))
 }

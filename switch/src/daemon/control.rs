@@ -27,6 +27,7 @@ use super::state::{StateError, Store};
 use crate::dataplane::Dataplane;
 use crate::mac::Mac;
 use crate::observe::capture::Capture;
+use crate::observe::live::LiveTrace;
 use crate::sys::netns::{NetNs, NetNsId};
 
 /// The control plane's state.
@@ -55,6 +56,8 @@ pub struct Daemon {
     pub(super) events: Events,
     /// Captures that run.
     pub(super) captures: Vec<Arc<Capture>>,
+    /// Live traces that run.
+    pub(super) live_traces: Vec<Arc<LiveTrace>>,
     /// Addresses that Docker was given and has not used yet.
     pub(super) promised: Promised,
     /// Connections of the daemon before this one.

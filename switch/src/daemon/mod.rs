@@ -22,6 +22,7 @@ pub mod keeper;
 mod limits;
 pub mod links;
 pub mod live;
+mod live_trace;
 mod log;
 mod metrics;
 pub mod namespace;

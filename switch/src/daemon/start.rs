@@ -264,6 +264,7 @@ async fn serve(
         dataplane,
         events: Events::default(),
         captures: Vec::new(),
+        live_traces: Vec::new(),
         promised: Promised::default(),
         restored: ctl::api::Restored::default(),
     };

@@ -93,7 +93,8 @@ impl Daemon {
         Ok(frames.iter().map(&mut one).collect())
     }
 
-    fn trace_source(&self, snapshot: &Snapshot, name: &str) -> Result<Source, TraceError> {
+    /// Where a packet comes from that is said to come from `name`.
+    pub(super) fn trace_source(&self, snapshot: &Snapshot, name: &str) -> Result<Source, TraceError> {
         if let Some(port) = self.live.port(name) {
             return match snapshot.port(port.id) {
                 Some(port) => Ok(Source::Port(port.id)),
@@ -173,7 +174,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
-fn view(snapshot: &Snapshot, bytes: &[u8], traced: &trace::Traced) -> Traced {
+/// A trace, for the API.
+pub(super) fn view(snapshot: &Snapshot, bytes: &[u8], traced: &trace::Traced) -> Traced {
     let (outcome, reason) = match traced.outcome {
         Outcome::Forwarded => ("forwarded", None),
         Outcome::Answered => ("answered", None),

@@ -2,6 +2,7 @@
 
 use nat::Time;
 
+use super::walking::Walking;
 use super::{Counted, Engine, Fate, Outgoing, Pending};
 use crate::batch::{Batch, Source};
 use crate::observe::Observers;
@@ -18,6 +19,8 @@ pub(super) struct Watching {
     pub(super) originals: Vec<Vec<u8>>,
     /// Frames dropped since they were told of.
     pub(super) dropped: Vec<(usize, Option<Ingress>, DropReason)>,
+    /// Frames of the batch that live traces want explained.
+    pub(super) walks: Vec<Walking>,
 }
 
 impl Watching {
@@ -35,6 +38,7 @@ impl Engine {
     pub(super) fn watch(&mut self, now: Time, snapshot: &Snapshot, observers: &Observers, batch: &Batch) {
         self.watching.now = now;
         self.watching.dropped.clear();
+        self.watching.walks.clear();
         let drops = observers.wants_drops();
         for frame in 0..batch.len() {
             let (source, wire) = (batch.slot(frame).source, batch.wire(frame));
@@ -67,7 +71,7 @@ impl Engine {
 
     /// Shows what was dropped to those who watch.
     pub(super) fn show_drops(&mut self, observers: &Observers, batch: &Batch) {
-        let Watching { now, originals, dropped } = &mut self.watching;
+        let Watching { now, originals, dropped, .. } = &mut self.watching;
         let wanted = observers.wants_drops();
         for (frame, from, reason) in dropped.drain(..).filter(|_| wanted) {
             let original = originals.get(frame).filter(|_| frame < batch.len());

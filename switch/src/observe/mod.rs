@@ -1,10 +1,11 @@
-//! Watching frames: captures and mirrors.
+//! Watching frames: captures, mirrors and live traces.
 //!
 //! What is watched hangs on the snapshot ([`Observers`]): where there is none, a worker looks at one pointer per batch
 //! and that is all. A worker writes what a capture wants into a bounded buffer ([`capture`]) that it never waits for; what
 //! finds no room is counted. A mirror sends copies to a port as if the switch had made them.
 
 pub mod capture;
+pub mod live;
 pub mod matcher;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::router::resolve::Ingress;
 use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 use capture::{Capture, Record, Way};
+use live::LiveTrace;
 
 /// Where frames are watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub struct Observers {
     pub captures: Vec<Arc<Capture>>,
     /// Mirrors.
     pub mirrors: Vec<Mirror>,
+    /// Live traces.
+    pub traces: Vec<Arc<LiveTrace>>,
 }
 
 /// A frame that passed, as those who watch see it.
@@ -93,7 +97,7 @@ impl Point {
 impl Observers {
     /// Whether nobody watches.
     pub fn is_empty(&self) -> bool {
-        self.captures.is_empty() && self.mirrors.is_empty()
+        self.captures.is_empty() && self.mirrors.is_empty() && self.traces.is_empty()
     }
 
     /// A frame came in, as it came: `wire` begins with its offload header. Copies for mirrors are added to `extras`.
@@ -155,11 +159,19 @@ impl Observers {
     /// forward it past the workers.
     pub(crate) fn want_flow(&self, network: NetworkId, from: PortId, to: PortId) -> bool {
         let points = self.captures.iter().map(|c| c.point).chain(self.mirrors.iter().map(|m| m.of));
-        points.into_iter().any(|point| match point {
-            Point::Port(port) => port == from || port == to,
-            Point::Network(id) => id == network,
-            Point::Uplink(_) | Point::Drops => false,
-        })
+        let traced = self.traces.iter().any(|t| t.from == Ingress::Port(from));
+        traced
+            || points.into_iter().any(|point| match point {
+                Point::Port(port) => port == from || port == to,
+                Point::Network(id) => id == network,
+                Point::Uplink(_) | Point::Drops => false,
+            })
+    }
+
+    /// Whether somebody wants to know what the stages decide about a frame that came in, and why.
+    pub(crate) fn want_walk(&self, from: Ingress, wire: &[u8]) -> bool {
+        // All of them are asked: each counts what it has no room for.
+        self.traces.iter().fold(false, |wanted, trace| trace.wants(from, wire) || wanted)
     }
 
     /// Whether somebody wants to see drops.

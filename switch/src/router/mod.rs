@@ -181,6 +181,11 @@ impl Router {
         self.notes.begin();
     }
 
+    /// Writes nothing down any more.
+    pub(crate) fn stop_explaining(&mut self) {
+        self.notes.end();
+    }
+
     /// The reasons since the last call.
     pub(crate) fn notes(&mut self) -> Vec<String> {
         self.notes.take()

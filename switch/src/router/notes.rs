@@ -13,6 +13,10 @@ impl Notes {
         self.0 = Some(Vec::new());
     }
 
+    pub(super) fn end(&mut self) {
+        self.0 = None;
+    }
+
     /// Adds a reason, if somebody wants to know.
     pub(super) fn add(&mut self, reason: impl FnOnce() -> String) {
         if let Some(notes) = &mut self.0 {

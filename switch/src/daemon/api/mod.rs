@@ -59,6 +59,7 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/connections/flush", post(connections::flush))
         .route("/v1/policy", get(policy::rules).post(policy::add_rule).delete(policy::remove_rule))
         .route("/v1/trace", post(observe::trace))
+        .route("/v1/trace/live", get(observe::live_trace))
         .route("/v1/capture", get(observe::capture))
         .route("/v1/mirrors", get(observe::mirrors).post(observe::mirror_add))
         .route("/v1/mirrors/{kind}/{from}/{to}", delete(observe::mirror_remove))
@@ -375,6 +376,7 @@ async fn events(State(daemon): State<Shared>) -> Response {
         policy::remove_rule,
         policy::change_port,
         observe::trace,
+        observe::live_trace,
         observe::capture,
         observe::mirrors,
         observe::mirror_add,

@@ -1,4 +1,4 @@
-//! `/v1/trace`, `/v1/capture`, `/v1/mirrors`, `/metrics`: what people look through.
+//! `/v1/trace`, `/v1/trace/live`, `/v1/capture`, `/v1/mirrors`, `/metrics`: what people look through.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use ctl::api;
 use super::{Answer, Failure, Shared, change, read, read_up_to};
 use crate::daemon::capture::Encoder;
 use crate::daemon::inspect::InspectError;
+use crate::daemon::live_trace;
 use crate::engine;
 use crate::observe::capture::{Capture, Frames};
+use crate::observe::live::LiveTrace;
 
 /// How long captured frames gather before they are sent.
 const GATHER: Duration = Duration::from_millis(20);
@@ -30,6 +32,72 @@ pub(super) async fn trace(State(daemon): State<Shared>, request: Request) -> Ans
     let spec: api::TraceSpec = read_up_to(request, MAX_TRACE).await?;
     let traced = daemon.lock().await.trace(&spec);
     traced.map(Json).map_err(|e| Failure::invalid(e.to_string()))
+}
+
+/// A live trace that ends when its reader does.
+struct Tracing {
+    daemon: Shared,
+    world: Arc<engine::Shared>,
+    trace: Arc<LiveTrace>,
+    left: Option<u64>,
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        let (daemon, trace) = (Arc::clone(&self.daemon), Arc::clone(&self.trace));
+        tokio::spawn(async move { daemon.lock().await.end_live_trace(&trace) });
+    }
+}
+
+impl Tracing {
+    /// What passed since the last call, a line each, as soon as there is something; none at the end.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        while self.left != Some(0) {
+            let closed = self.trace.is_closed();
+            let (mut walks, missed) = self.trace.take();
+            if let Some(left) = &mut self.left {
+                walks.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= walks.len() as u64;
+            }
+            if walks.is_empty() {
+                if closed {
+                    return None;
+                }
+                self.trace.news().await;
+                // The reader of one frame is likely to be that of the next, too.
+                tokio::time::sleep(GATHER).await;
+                continue;
+            }
+            let mut lines = Vec::new();
+            for traced in live_trace::view(&self.world.snapshot.load(), &walks, missed) {
+                lines.extend(serde_json::to_vec(&traced).unwrap_or_default());
+                lines.push(b'\n');
+            }
+            return Some(lines);
+        }
+        None
+    }
+}
+
+#[utoipa::path(get, path = "/v1/trace/live", params(("trace" = api::LiveTraceSpec, Query)),
+    responses((status = 200, description = "Frames as they pass, with what each stage decided: a LiveTraced a line", content_type = "application/jsonl", body = api::LiveTraced),
+        (status = 400, body = api::Problem)))]
+pub(super) async fn live_trace(
+    State(daemon): State<Shared>,
+    spec: Result<Query<api::LiveTraceSpec>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(spec) = spec.map_err(|e| Failure::invalid(e.body_text()))?;
+    let (world, begun) = {
+        let mut daemon = daemon.lock().await;
+        (daemon.dataplane.shared(), daemon.begin_live_trace(&spec))
+    };
+    let trace = begun.map_err(|e| Failure::invalid(e.to_string()))?;
+    let tracing = Tracing { daemon, world, trace, left: spec.count };
+    let lines = futures_util::stream::unfold(tracing, |mut tracing| async move {
+        let lines = tracing.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(lines)), tracing))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
 }
 
 /// A capture that ends when its reader does.

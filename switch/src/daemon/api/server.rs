@@ -248,8 +248,8 @@ pub(in super::super) async fn serve_metrics(daemon: Shared, address: SocketAddr)
 /// Lets readers read: what is there, not what goes by or what a container has in its files.
 async fn read_only(request: Request, next: axum::middleware::Next) -> Response {
     let path = request.uri().path();
-    if request.method() == Method::GET && !path.starts_with("/v1/capture") && !path.starts_with("/v1/inspect")
-    {
+    let shows_more = ["/v1/capture", "/v1/inspect", "/v1/trace"].iter().any(|p| path.starts_with(p));
+    if request.method() == Method::GET && !shows_more {
         return next.run(request).await;
     }
     let why = "members of the group api.readers of swd's configuration may only look; api.group may do this";
