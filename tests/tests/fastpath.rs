@@ -138,6 +138,19 @@ fn an_address_that_moves_takes_its_frames_along() {
     let t = three();
     t.site.unguard(&["c3"]);
     t.hand_over(0, 1);
+    // c2 is not to say by itself that it is where it was: no router solicitation, no question whether c1 is still there.
+    t.c[1].ns.run(&["sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1"]).ok();
+    t.c[1].ns.ip(&[
+        "neighbor",
+        "replace",
+        &t.c[0].address,
+        "lladdr",
+        &t.c[0].mac(),
+        "dev",
+        "eth0",
+        "nud",
+        "permanent",
+    ]);
     let m2 = mac(&t.c[1].mac());
     let raw = [Raw::open(&t.c[1].ns, "eth0"), Raw::open(&t.c[2].ns, "eth0")];
     let mut sender = Raw::open(&t.c[0].ns, "eth0");
