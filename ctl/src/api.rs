@@ -8,6 +8,7 @@ mod observe;
 mod policy;
 mod survive;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -46,12 +47,18 @@ pub struct Status {
     pub connections: u64,
     /// Frames received and dropped since the start, all reasons.
     pub drops: u64,
-    /// Frames received since the start: as many as were forwarded, answered or dropped.
+    /// The same by reason, of those that occurred.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+    /// Frames received since the start: at any moment as many as were forwarded, answered or dropped, and are parked.
     pub received: u64,
     /// Frames forwarded or flooded since the start.
     pub forwarded: u64,
     /// Frames answered by the switch itself since the start.
     pub answered: u64,
+    /// Frames that wait now: for a next hop's MAC, for the first fragment of their datagram, or for a limit.
+    #[serde(default)]
+    pub parked: u64,
     /// Frames lost since the start before they were received, because swd did not keep up.
     #[serde(default)]
     pub not_received: u64,

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
-use crate::engine::{Engine, Shared};
+use crate::engine::{Balance, Engine, Shared};
 use crate::fastpath::FastPath;
 use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
@@ -88,21 +88,6 @@ pub enum StartError {
     /// No thread, or nothing for it to wait by.
     #[error("cannot start a worker thread")]
     Thread(#[source] io::Error),
-}
-
-/// Frames by their end: received = forwarded + answered + dropped, whenever no frame is in work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Taken from a port.
-    pub received: u64,
-    /// Sent to one or more ports.
-    pub forwarded: u64,
-    /// Answered by the switch itself.
-    pub answered: u64,
-    /// Dropped, all reasons but the next.
-    pub dropped: u64,
-    /// Lost before they were received, because the workers did not keep up ([`DropReason::NotReceived`]).
-    pub not_received: u64,
 }
 
 #[derive(Debug)]
@@ -478,12 +463,10 @@ impl Dataplane {
         self.fast.is_some()
     }
 
-    /// Frames by their end.
-    pub fn totals(&self) -> Totals {
-        let drops = self.drops();
-        let (received, forwarded, answered) = self.shared.passed();
-        let not_received = drops.get(DropReason::NotReceived);
-        Totals { received, forwarded, answered, dropped: drops.total(), not_received }
+    /// Frames by their end, at one moment.
+    pub fn balance(&self) -> Balance {
+        self.count_losses();
+        self.shared.balance()
     }
 }
 

@@ -4,6 +4,7 @@
 //! Accounting is here, so that it is the same everywhere: a frame that was received is forwarded, answered or dropped,
 //! and counted as exactly one of them.
 
+mod books;
 mod offering;
 mod shaping;
 mod walking;
@@ -11,7 +12,7 @@ mod watching;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -31,6 +32,7 @@ use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::stage::{Cx, Pipeline, Stage};
 use crate::trace::{Step, Trail};
 use crate::verdict::{DropCounters, DropReason, Verdict};
+pub use books::Balance;
 use shaping::Shaper;
 use watching::Watching;
 
@@ -66,6 +68,8 @@ pub struct Shared {
     received: AtomicU64,
     forwarded: AtomicU64,
     answered: AtomicU64,
+    /// Held shared while a batch is in work, and alone by who adds up (`books.rs`).
+    books: RwLock<()>,
     events: mpsc::Sender<DataEvent>,
 }
 
@@ -95,6 +99,7 @@ impl Shared {
             received: AtomicU64::new(0),
             forwarded: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            books: RwLock::default(),
             events,
         };
         (Arc::new(shared), receiver)
@@ -120,6 +125,7 @@ impl Shared {
             received: AtomicU64::new(0),
             forwarded: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            books: RwLock::default(),
             events,
         };
         (Arc::new(shared), receiver)
@@ -135,17 +141,6 @@ impl Shared {
     pub fn count_forwarded(&self, frames: u64) {
         self.received.fetch_add(frames, Ordering::Relaxed);
         self.forwarded.fetch_add(frames, Ordering::Relaxed);
-    }
-
-    /// Frames that were received and are kept until a limit lets them pass.
-    pub fn shaped(&self) -> u64 {
-        self.shaped.load(Ordering::Relaxed) as u64
-    }
-
-    /// Frames received, forwarded and answered so far.
-    pub fn passed(&self) -> (u64, u64, u64) {
-        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        (get(&self.received), get(&self.forwarded), get(&self.answered))
     }
 }
 
@@ -378,8 +373,7 @@ impl Engine {
             self.shared.epoch.end();
         }
         self.shared.waiting.store(state.resolver.waiting_inside(), Ordering::Relaxed);
-        self.shared.drops.add(DropReason::FragmentLimit, state.nat.take_lost_fragments());
-        self.shared.drops.add(DropReason::NoNeighbor, state.resolver.take_lost());
+        self.shared.count_lost(state);
         let pause = if more { Duration::from_millis(1) } else { COARSE };
         let connections = state.nat.poll_at().map(|at| at.max(now + pause));
         self.timer = [connections, state.resolver.poll_at()].into_iter().flatten().min();

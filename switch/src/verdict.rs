@@ -164,9 +164,8 @@ impl DropCounters {
         self.0[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Frames received and dropped so far, all reasons: without those that were lost before.
-    pub fn total(&self) -> u64 {
-        let received = DropReason::ALL.iter().filter(|r| **r != DropReason::NotReceived);
-        received.map(|r| self.get(*r)).sum()
+    /// Frames dropped so far, by the number of the reason.
+    pub fn all(&self) -> [u64; DropReason::ALL.len()] {
+        std::array::from_fn(|n| self.0[n].load(Ordering::Relaxed))
     }
 }

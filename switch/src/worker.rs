@@ -203,6 +203,7 @@ impl Worker {
         if at <= now {
             self.batch.clear();
             let shared = Arc::clone(self.engine.shared());
+            let _books = shared.open_books();
             let snapshot = shared.snapshot.load();
             self.engine.tick(now, &snapshot, &mut self.batch);
             self.send(&snapshot);
@@ -251,11 +252,13 @@ impl Worker {
         let shared = Arc::clone(self.engine.shared());
         let epoch = shared.epoch.current();
         let snapshot = shared.snapshot.load();
+        let books = shared.open_books();
         if let Some(fast) = &self.fast {
             fast.recall(&mut self.batch, &snapshot, &shared);
         }
         self.engine.run(now(), &snapshot, &mut self.batch);
         self.send(&snapshot);
+        drop(books);
         self.hand_over(epoch, &snapshot);
         true
     }

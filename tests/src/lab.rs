@@ -23,7 +23,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 };
 use switch::batch::{Batch, Source};
 use switch::dataplane::DataEvent;
-use switch::engine::{Engine, Shared};
+use switch::engine::{Balance, Engine, Shared};
 use switch::fdb::{FdbConfig, Kind};
 use switch::mac::Mac;
 use switch::policy::{Policy, Rule};
@@ -355,12 +355,10 @@ impl Lab {
     /// # Panics
     /// When a worker has panicked.
     pub fn counts(&self) -> Counts {
-        let (received, forwarded, answered) = self.shared.passed();
-        let waiting = {
-            let state = self.shared.forwarding.lock().expect("no panic");
-            (state.resolver.waiting() + state.nat.held_fragments()) as u64 + self.shared.shaped()
-        };
-        Counts { received, forwarded, answered, dropped: self.shared.drops.total(), waiting }
+        let frames = self.shared.balance();
+        let dropped = frames.dropped();
+        let Balance { received, forwarded, answered, parked: waiting, .. } = frames;
+        Counts { received, forwarded, answered, dropped, waiting }
     }
 
     /// Works on all frames that came in; gives what is sent to hosts to them, and works on what they answer, until

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,139 +10,22 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tests::netns::{Namespace, veth};
-use tests::outside::Outside;
+use tests::http::{self, Http};
+use tests::netns::Namespace;
 use tests::process::{Background, ms, s, wait_until};
-use tests::site::{Site, Way, heavy};
+use tests::site::{Site, heavy};
 use tests::ssh::{Session, Sshd};
+use tests::world::{Change, World};
 
 /// HTTP connections in each direction, and ssh sessions: 200 in all.
 const HTTP: usize = 90;
 const SSH: usize = 10;
 
-/// How the daemon ends and the next one begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Terminate,
-    Replace,
-    Kill,
-}
-
-impl Change {
-    const ALL: [Self; 3] = [Self::Terminate, Self::Replace, Self::Kill];
-
-    fn happen(self, site: &mut Site) {
-        let before = site.pid();
-        match self {
-            Self::Terminate => {
-                assert_eq!(site.terminate(), 0);
-                site.start();
-            }
-            Self::Replace => assert_eq!(site.replace(), 0),
-            Self::Kill => {
-                site.kill();
-                site.start();
-            }
-        }
-        assert_ne!(site.pid(), before);
-    }
-
-    /// The longest pause in a ping that it may make.
-    const fn gap(self) -> Duration {
-        match self {
-            Self::Replace => ms(100),
-            Self::Terminate | Self::Kill => s(1),
-        }
-    }
-}
-
-/// A host with the outside and a host behind it, and two containers.
-struct World {
-    // First, so that the watch ends while swd runs.
-    wan: Outside,
-    far: Namespace,
-    web: tests::site::Container,
-    job: tests::site::Container,
-    site: Site,
-}
-
-impl World {
-    fn new(more: &[&str]) -> Self {
-        let mut site = Site::stopped().arguments(&[&["--uplink", "auto"], more].concat());
-        let wan = Outside::new(&site.host);
-        let far = Namespace::new();
-        veth(("eth1", &wan), ("eth0", &far));
-        wan.ip(&["addr", "add", "203.0.113.1/24", "dev", "eth1"]);
-        far.ip(&["addr", "add", "203.0.113.7/24", "dev", "eth0"]);
-        far.ip(&["route", "add", "default", "via", "203.0.113.1"]);
-        wan.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]).ok();
-        site.start();
-        let web = site.container("web", Way::Attach, "172.18.0.10");
-        let job = site.container("job", Way::Tap, "172.18.0.20");
-        Self { wan, far, web, job, site }
-    }
-
-    /// Nothing that there was before the change was refused.
-    fn all_taken_over(&self, at_least: usize) {
-        let status = self.site.json(&["status"]);
-        let restored = &status["restored"];
-        assert_eq!(restored["refused"], serde_json::json!({}), "{restored}");
-        assert!(restored["connections"].as_u64().expect("a number") >= at_least as u64, "{restored}");
-        assert_eq!(status["unjournalled"], 0);
-    }
-}
-
-/// Answers requests on connections that stay, as HTTP servers do.
-fn http_server(listener: TcpListener) {
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            thread::Builder::new()
-                .stack_size(64 << 10)
-                .spawn(move || {
-                    let mut request = Vec::new();
-                    let mut buffer = [0; 512];
-                    while let Ok(n @ 1..) = stream.read(&mut buffer) {
-                        request.extend_from_slice(&buffer[..n]);
-                        while let Some(end) = request.windows(4).position(|w| w == b"\r\n\r\n") {
-                            let line = String::from_utf8_lossy(&request[..end]).into_owned();
-                            request.drain(..end + 4);
-                            let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-                            let answer =
-                                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len());
-                            if stream.write_all(answer.as_bytes()).is_err() {
-                                return;
-                            }
-                        }
-                    }
-                })
-                .expect("a thread");
-        }
-    });
-}
-
-/// A connection that stays, and the requests on it.
-struct Http(TcpStream);
-
-impl Http {
-    fn open(from: &Namespace, to: &str) -> Self {
-        let stream = from.tcp_connect(to, s(10)).unwrap_or_else(|e| panic!("{to}: {e}"));
-        stream.set_read_timeout(Some(s(20))).expect("timeout");
-        Self(stream)
-    }
-
-    fn ask(&mut self, what: &str) {
-        write!(self.0, "GET /{what} HTTP/1.1\r\nHost: x\r\n\r\n").expect("the connection takes a request");
-    }
-
-    fn answered(&mut self, what: &str) {
-        let end = format!("\r\n\r\n/{what}");
-        let mut got = Vec::new();
-        let mut buffer = [0; 512];
-        while !got.ends_with(end.as_bytes()) {
-            let n = self.0.read(&mut buffer).unwrap_or_else(|e| panic!("no answer for {what}: {e}"));
-            assert!(n > 0, "the connection ended before {what} was answered");
-            got.extend_from_slice(&buffer[..n]);
-        }
+/// The longest pause in a ping that a change may make.
+const fn gap_of(change: Change) -> Duration {
+    match change {
+        Change::Replace => ms(100),
+        Change::Terminate | Change::Kill => s(1),
     }
 }
 
@@ -187,7 +70,7 @@ fn two_hundred_connections_outlive_the_daemon() {
         world.site.ctl(&["publish", rule, "172.18.0.10:2000"]);
     }
     for ns in [&world.far, &world.web.ns] {
-        http_server(ns.tcp_listen("0.0.0.0:2080"));
+        http::serve(ns.tcp_listen("0.0.0.0:2080"));
     }
     let folder = world.site.file("");
     let (out, inward) = (Sshd::start(&world.far, &folder, "far"), Sshd::start(&world.web.ns, &folder, "web"));
@@ -259,7 +142,7 @@ fn two_hundred_connections_outlive_the_daemon() {
         assert_eq!(iperf.wait(Duration::ZERO), None, "iperf3 has ended:\n{}", iperf.log());
         let gap = ping.gap(start);
         eprintln!("{change:?}: a gap of {gap:?}, {before:?} without");
-        assert!(gap < change.gap() + before, "{change:?}: a gap of {gap:?}, {before:?} without");
+        assert!(gap < gap_of(change) + before, "{change:?}: a gap of {gap:?}, {before:?} without");
         // ssh, HTTP, iperf3 with two connections, the ping.
         world.all_taken_over(2 * (HTTP + SSH) + 3);
     }
@@ -282,7 +165,7 @@ fn what_the_relay_carries_goes_on() {
         let from = ["--from", "127.0.0.0/8", "--from", "172.16.0.0/16"];
         world.site.ctl(&[&["publish", rule, "172.18.0.10:2080"], &from[..]].concat());
     }
-    http_server(world.web.ns.tcp_listen("0.0.0.0:2080"));
+    http::serve(world.web.ns.tcp_listen("0.0.0.0:2080"));
     let listener = world.web.ns.tcp_listen("0.0.0.0:2081");
     let server = world.web.ns.udp("0.0.0.0:2080");
     server.set_read_timeout(Some(s(10))).expect("timeout");
@@ -350,7 +233,7 @@ fn the_host_stays_silent_with_sockets_for_guards() {
     let mut world = World::new(&["--guards", "sockets"]);
     world.site.ctl(&["publish", "2080", "172.18.0.10:2080"]);
     for ns in [&world.far, &world.web.ns] {
-        http_server(ns.tcp_listen("0.0.0.0:2080"));
+        http::serve(ns.tcp_listen("0.0.0.0:2080"));
     }
     let mut out = Http::open(&world.web.ns, "203.0.113.7:2080");
     let mut inward = Http::open(&world.far, "172.16.0.2:2080");

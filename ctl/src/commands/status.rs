@@ -45,6 +45,7 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Forwarded", status.forwarded.to_string()),
         ("Answered", status.answered.to_string()),
         ("Dropped", status.drops.to_string()),
+        ("Parked", status.parked.to_string()),
         ("Not received", status.not_received.to_string()),
     ])
 }
@@ -87,6 +88,8 @@ mod tests {
             received: 6,
             forwarded: 7,
             answered: 8,
+            parked: 3,
+            dropped: [("no-route".to_owned(), 5)].into(),
             not_received: 10,
             fdb_entries: 9,
             max_connections: 10,
@@ -108,7 +111,7 @@ mod tests {
                 "Uplink        -",
             ]
         );
-        assert_eq!(lines[lines.len() - 2..], ["Dropped       5", "Not received  10"]);
+        assert_eq!(lines[lines.len() - 2..], ["Parked        3", "Not received  10"]);
         assert!(lines.contains(&"Connections   4 of 10") && lines.contains(&"Port guards   bpf"), "{text}");
 
         // The clock was set back since.

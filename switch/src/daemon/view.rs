@@ -1,5 +1,6 @@
 //! What there is, as the API shows it.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use ctl::api;
@@ -9,6 +10,7 @@ use super::control::{Daemon, Error};
 use super::desired::{self, Origin, Port, host_port_ifname};
 use super::live::LivePort;
 use super::portguard::Mechanism;
+use crate::engine::Balance;
 use crate::fdb::Kind;
 use crate::mac::Mac;
 use crate::router::owner;
@@ -19,7 +21,7 @@ impl Daemon {
     /// `GET /v1/status`.
     pub fn status(&self) -> api::Status {
         let flows = self.dataplane.collect();
-        let totals = self.dataplane.totals();
+        let frames = self.dataplane.balance();
         let unjournalled = self.unjournalled();
         api::Status {
             ready: true,
@@ -32,11 +34,13 @@ impl Daemon {
             networks: self.desired.networks.len() as u64,
             ports: self.live.ports().count() as u64,
             connections: self.dataplane.forwarding().nat.connection_count().into(),
-            drops: totals.dropped,
-            received: totals.received,
-            forwarded: totals.forwarded,
-            answered: totals.answered,
-            not_received: totals.not_received,
+            drops: frames.dropped(),
+            received: frames.received,
+            forwarded: frames.forwarded,
+            answered: frames.answered,
+            parked: frames.parked,
+            dropped: dropped(&frames),
+            not_received: frames.not_received(),
             fdb_entries: self.dataplane.fdb().len() as u64,
             max_connections: self.nat.max_connections.into(),
             pool: self.outside.pool().map(|ports| format!("{}-{}", ports.start(), ports.end())),
@@ -185,6 +189,13 @@ impl Daemon {
         };
         DropReason::ALL.iter().map(one).collect()
     }
+}
+
+/// The reasons for which frames were dropped after they were received, with their numbers.
+fn dropped(frames: &Balance) -> BTreeMap<String, u64> {
+    let counts = DropReason::ALL.iter().zip(frames.drops);
+    let some = counts.filter(|(reason, n)| *n > 0 && **reason != DropReason::NotReceived);
+    some.map(|(reason, n)| (reason.name().to_owned(), n)).collect()
 }
 
 fn attachment(port: &Port) -> Option<&desired::Attachment> {
