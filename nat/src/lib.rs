@@ -34,6 +34,7 @@
 pub mod checksum;
 mod conntrack;
 mod fragment;
+mod heads;
 mod icmp;
 mod masquerade;
 mod nat;

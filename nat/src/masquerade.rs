@@ -16,6 +16,7 @@ use std::ops::RangeInclusive;
 use foldhash::quality::RandomState;
 
 use crate::conntrack::{Filter, Filters};
+use crate::heads::Heads;
 use crate::ports::{HoldDown, Kind, Lease, Pool, Rest};
 use crate::slab::{NONE, Slab};
 use crate::time::Time;
@@ -77,8 +78,8 @@ pub(crate) struct Ended {
 #[derive(Clone, Debug)]
 pub(crate) struct Masquerade {
     slab: Slab<Mapping>,
-    /// Chains of independent mappings by inside endpoint and pool; the length is a power of two.
-    heads: Vec<u32>,
+    /// Chains of independent mappings by inside endpoint and pool.
+    heads: Heads,
     hash: RandomState,
     pools: Vec<Option<Pool>>,
     pool_index: HashMap<(Address, Protocol), u16, RandomState>,
@@ -93,7 +94,7 @@ impl Masquerade {
     pub(crate) fn new(limit: u32, ports: RangeInclusive<u16>, hold: HoldDown, seed: u64) -> Self {
         Self {
             slab: Slab::new(),
-            heads: vec![NONE; (limit as usize).next_power_of_two()],
+            heads: Heads::new(limit as usize),
             hash: RandomState::default(),
             pools: Vec::new(),
             pool_index: HashMap::default(),
@@ -142,7 +143,7 @@ impl Masquerade {
 
     /// The mapping that serves all connections of an inside endpoint behind a pool.
     pub(crate) fn find(&mut self, filters: &Filters, inside: &Inside, pool: u16) -> Option<u32> {
-        let mut id = *self.heads.get(self.chain(inside, pool))?;
+        let mut id = self.heads.first(self.chain(inside, pool));
         while id != NONE {
             let mapping = self.slab.get(id)?;
             let same = mapping.pool == pool
@@ -223,8 +224,8 @@ impl Masquerade {
         if mapping.scope == Scope::Independent {
             let (inside, pool) = (mapping.inside, mapping.pool);
             let chain = self.chain(&inside, pool);
-            let Some(head) = self.heads.get_mut(chain) else { return };
-            let next = std::mem::replace(head, id);
+            let next = self.heads.first(chain);
+            self.heads.set_first(chain, id);
             if let Some(mapping) = self.slab.get_mut(id) {
                 mapping.next = next;
             }
@@ -351,12 +352,11 @@ impl Masquerade {
         }
         let (inside, pool, next) = (mapping.inside, mapping.pool, mapping.next);
         let chain = self.chain(&inside, pool);
-        let Some(head) = self.heads.get_mut(chain) else { return };
-        if *head == id {
-            *head = next;
+        let mut at = self.heads.first(chain);
+        if at == id {
+            self.heads.set_first(chain, next);
             return;
         }
-        let mut at = *head;
         while let Some(mapping) = self.slab.get_mut(at) {
             if mapping.next == id {
                 mapping.next = next;
@@ -366,7 +366,6 @@ impl Masquerade {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the mask leaves fewer bits than a usize has")]
     fn chain(&self, inside: &Inside, pool: u16) -> usize {
         let key = Tuple {
             source: inside.endpoint,
@@ -374,7 +373,7 @@ impl Masquerade {
             protocol: inside.protocol,
             network: inside.network,
         };
-        self.hash.hash_one(key) as usize & (self.heads.len() - 1)
+        self.heads.chain(self.hash.hash_one(key))
     }
 
     /// The number of mappings.
@@ -389,9 +388,6 @@ impl Masquerade {
             let pool = self.pools[usize::from(*id)].as_ref().unwrap();
             pool.used() == 0 && pool.lost(|port| usable(*address, *protocol, port)) == 0
         });
-        pools
-            && self.slab.len() == 0
-            && self.contacts.is_empty()
-            && self.heads.iter().all(|head| *head == NONE)
+        pools && self.slab.len() == 0 && self.contacts.is_empty() && self.heads.are_empty()
     }
 }

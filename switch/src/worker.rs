@@ -256,24 +256,30 @@ impl Worker {
         if let Some(fast) = &self.fast {
             fast.recall(&mut self.batch, &snapshot, &shared);
         }
+        if let Some(offers) = self.engine.offers() {
+            offers.begin(epoch);
+        }
         self.engine.run(now(), &snapshot, &mut self.batch);
+        // The answer to the answer of a SYN comes as fast as that can be sent.
+        let first = self.carry(true, epoch, &snapshot);
         self.send(&snapshot);
         drop(books);
-        self.hand_over(epoch, &snapshot);
+        self.hand_over(first, epoch, &snapshot);
         true
     }
 
-    /// Hands flows to the kernel that are worth it.
-    fn hand_over(&mut self, epoch: u32, snapshot: &Snapshot) {
+    /// Hands connections to the kernel that have just opened, or all that are worth it. Tells whether there is the first flow among
+    /// them.
+    fn carry(&mut self, new: bool, epoch: u32, snapshot: &Snapshot) -> bool {
         let shared = Arc::clone(self.engine.shared());
-        let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
+        let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return false };
         let mut first = false;
-        while let Some(carry) = offers.take_carry() {
+        while let Some(carry) = offers.take_carry(new) {
             let waiting = match carry.from {
                 Ingress::Port(_) => self.packet.is_ready(),
                 Ingress::Uplink(i) => self.uplinks.iter().any(|u| u.ifindex() == Some(i) && u.is_ready()),
             };
-            if waiting && carry.packets % u64::from(OVERTAKES) != 0 {
+            if waiting && !new && carry.packets % u64::from(OVERTAKES) != 0 {
                 continue;
             }
             match fast.carry(&carry, epoch, snapshot, &shared) {
@@ -281,6 +287,14 @@ impl Worker {
                 Err(error) => tracing::trace!("no fast path for {carry:?}: {error}"),
             }
         }
+        first
+    }
+
+    /// Hands flows to the kernel that are worth it. `first`: there is the first one already.
+    fn hand_over(&mut self, mut first: bool, epoch: u32, snapshot: &Snapshot) {
+        first |= self.carry(false, epoch, snapshot);
+        let shared = Arc::clone(self.engine.shared());
+        let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
         while let Some(offer) = offers.take() {
             // What waits in the ring would be overtaken. A flow that never lets the ring run empty has to bear it, once.
             if offer.frames < OVERTAKES && self.packet.is_ready() {

@@ -125,6 +125,12 @@ impl World {
     #[track_caller]
     fn published(&self) -> (TcpStream, TcpStream) {
         self.site.ctl(&["publish", "5000", "172.18.0.10:80"]);
+        self.called()
+    }
+
+    /// One more of them.
+    #[track_caller]
+    fn called(&self) -> (TcpStream, TcpStream) {
         let listener = self.c1.ns.tcp_listen("172.18.0.10:80");
         let outside = self.wan.tcp_connect("172.16.0.2:5000", s(5)).expect("connect");
         let (inside, from) = listener.accept().expect("accept");
@@ -148,6 +154,20 @@ impl World {
         let (_, from) = outside.recv_from(&mut [0; 100]).expect("the first");
         assert_eq!(from.ip().to_string(), HOST);
         outside.connect(from).expect("connect");
+        (inside, outside)
+    }
+
+    /// Datagrams from the outside to a published port, both ends connected.
+    #[track_caller]
+    fn published_datagrams(&self) -> (UdpSocket, UdpSocket) {
+        self.site.ctl(&["publish", "5000/udp", "172.18.0.10:80"]);
+        let inside = self.c1.ns.udp("172.18.0.10:80");
+        let outside = self.wan.udp("172.16.0.1:4000");
+        outside.connect("172.16.0.2:5000").expect("connect");
+        outside.send(b"first").expect("send");
+        inside.set_read_timeout(Some(s(5))).expect("timeout");
+        let (_, from) = inside.recv_from(&mut [0; 100]).expect("the first");
+        inside.connect(from).expect("connect");
         (inside, outside)
     }
 
@@ -259,6 +279,87 @@ fn datagrams_are_counted_one_by_one() {
     w.balances();
 }
 
+/// Sends so many words, all of which arrive.
+#[track_caller]
+fn say(words: usize, from: &UdpSocket, to: &UdpSocket) {
+    to.set_read_timeout(Some(s(5))).expect("timeout");
+    for _ in 0..words {
+        from.send(b"word").expect("send");
+        assert_eq!(to.recv(&mut [0; 100]).expect("a word"), 4);
+    }
+}
+
+#[test]
+fn datagrams_without_an_answer_go_by_the_kernel_and_the_first_answer_is_seen() {
+    let w = World::with("[nat.timeouts]\nudp_unreplied = 6\n");
+    for published in [false, true] {
+        let ends = if published { w.published_datagrams() } else { w.datagrams() };
+        let (from, to) = if published { (&ends.1, &ends.0) } else { (&ends.0, &ends.1) };
+        wait_until("the kernel has the one direction", s(10), || {
+            say(5, from, to);
+            w.flows() == 1
+        });
+        let before = w.connection("udp");
+        assert_eq!(before["state"], "unreplied", "{before}");
+        w.without_swd(|| {
+            say(200, from, to);
+            to.send(b"word").expect("send");
+            from.set_read_timeout(Some(ms(300))).expect("timeout");
+            assert!(from.recv(&mut [0; 100]).is_err(), "an answer that swd has not seen");
+        });
+        from.set_read_timeout(Some(s(5))).expect("timeout");
+        assert_eq!(from.recv(&mut [0; 100]).expect("the answer"), 4);
+        let after = w.connection("udp");
+        assert_eq!(after["state"], "replied", "{after}");
+        assert_eq!(number(&after, "packets") - number(&before, "packets"), 201, "{after}");
+        w.hand_over(&ends);
+        w.site.ctl(&["conntrack", "flush"]);
+    }
+
+    // They keep their connection alive as such, and let it expire.
+    let (inside, outside) = w.datagrams_from(4001);
+    let t0 = std::time::Instant::now();
+    while t0.elapsed() < s(8) {
+        say(10, &inside, &outside);
+        std::thread::sleep(ms(100));
+    }
+    assert_eq!(w.flows(), 1);
+    let row = w.connection("udp");
+    assert_eq!(row["state"], "unreplied", "{row}");
+    assert!(number(&row, "packets") > 400, "{row}");
+    wait_until("it expires", s(10), || w.site.json(&["conntrack", "count"])["connections"] == 0);
+    wait_until("in the kernel, too", s(3), || w.flows() == 0);
+    w.balances();
+}
+
+#[test]
+fn a_connection_is_the_kernels_from_its_third_packet_on() {
+    let w = World::new();
+    w.site.ctl(&["publish", "5000", "172.18.0.10:80"]);
+    for published in [false, true] {
+        // The first ones have the programs attached.
+        wait_until("a connection of few packets is in the kernel", s(10), || {
+            let ends = if published { w.called() } else { w.masqueraded() };
+            let both = w.flows() == 2;
+            if both {
+                w.without_swd(|| (0..100).for_each(|_| ends.0.talk(&ends.1)));
+                // It is open, though swd has not seen the end of the handshake.
+                let open = w.site.json(&["conntrack", "ls", "--state", "established"]);
+                assert_eq!(open.as_array().map(Vec::len), Some(1), "{open}");
+            }
+            drop(ends);
+            wait_until("it has ended", s(5), || w.flows() == 0);
+            both
+        });
+        wait_until("all are closed", s(5), || {
+            let rows = w.site.json(&["conntrack", "ls"]);
+            rows.as_array().is_some_and(|rows| rows.iter().all(|row| row["state"] == "closed"))
+        });
+        w.site.ctl(&["conntrack", "flush"]);
+    }
+    w.balances();
+}
+
 #[test]
 fn iperf3_runs_both_ways_by_the_kernel() {
     let w = World::new();
@@ -310,15 +411,7 @@ fn what_ends_a_connection_ends_it_in_the_kernel_at_once() {
 #[test]
 fn a_port_that_is_unpublished_gets_nothing_by_the_kernel() {
     let w = World::new();
-    w.site.ctl(&["publish", "5000/udp", "172.18.0.10:80"]);
-    let inside = w.c1.ns.udp("172.18.0.10:80");
-    let outside = w.wan.udp("172.16.0.1:4000");
-    outside.connect("172.16.0.2:5000").expect("connect");
-    outside.send(b"first").expect("send");
-    inside.set_read_timeout(Some(s(5))).expect("timeout");
-    let (_, from) = inside.recv_from(&mut [0; 100]).expect("the first");
-    inside.connect(from).expect("connect");
-    let ends = (inside, outside);
+    let ends = w.published_datagrams();
     w.hand_over(&ends);
     assert_eq!(w.arrives(&ends), [true, true], "in the kernel");
     w.site.ctl(&["unpublish", "5000/udp"]);

@@ -8,26 +8,25 @@ use std::hash::BuildHasher;
 use foldhash::quality::RandomState;
 
 use super::Entry;
+use crate::heads::Heads;
 use crate::slab::{NONE, Slab};
 use crate::tuple::{Direction, Tuple};
 
 #[derive(Clone, Debug)]
 pub(super) struct Index {
-    /// The first link of each chain; the length is a power of two.
-    heads: Vec<u32>,
+    heads: Heads,
     /// Keyed at random, since addresses and ports are the attacker's choice.
     hash: RandomState,
 }
 
 impl Index {
     pub(super) fn new(connections: u32) -> Self {
-        let chains = (connections as usize).saturating_mul(2).next_power_of_two();
-        Self { heads: vec![NONE; chains], hash: RandomState::default() }
+        Self { heads: Heads::new((connections as usize).saturating_mul(2)), hash: RandomState::default() }
     }
 
     /// The connection with this tuple, and in which of its directions.
     pub(super) fn find(&self, slab: &Slab<Entry>, tuple: &Tuple) -> Option<(u32, Direction)> {
-        let mut link = *self.heads.get(self.chain(tuple))?;
+        let mut link = self.heads.first(self.chain(tuple));
         while link != NONE {
             let (index, direction) = unpack(link);
             let entry = slab.get(index)?;
@@ -42,19 +41,17 @@ impl Index {
     pub(super) fn insert(&mut self, slab: &mut Slab<Entry>, index: u32, direction: Direction) {
         let Some(entry) = slab.get_mut(index) else { return };
         let chain = self.chain(entry.connection.tuple(direction));
-        let Some(head) = self.heads.get_mut(chain) else { return };
-        entry.chain[direction.index()] = *head;
-        *head = pack(index, direction);
+        entry.chain[direction.index()] = self.heads.first(chain);
+        self.heads.set_first(chain, pack(index, direction));
     }
 
     pub(super) fn remove(&mut self, slab: &mut Slab<Entry>, index: u32, direction: Direction) {
         let Some(entry) = slab.get(index) else { return };
         let next = entry.chain[direction.index()];
         let chain = self.chain(entry.connection.tuple(direction));
-        let Some(head) = self.heads.get_mut(chain) else { return };
-        let mut link = *head;
+        let mut link = self.heads.first(chain);
         if link == pack(index, direction) {
-            *head = next;
+            self.heads.set_first(chain, next);
             return;
         }
         while link != NONE {
@@ -69,9 +66,8 @@ impl Index {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the mask leaves fewer bits than a usize has")]
     fn chain(&self, tuple: &Tuple) -> usize {
-        self.hash.hash_one(tuple) as usize & (self.heads.len() - 1)
+        self.heads.chain(self.hash.hash_one(tuple))
     }
 }
 

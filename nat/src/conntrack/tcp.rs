@@ -175,12 +175,21 @@ impl Ends {
     }
 
     /// Goes on after segments that passed elsewhere, by the last of each direction. There may have been any number of them: what
-    /// was known before is no measure for it.
-    pub(crate) fn resume(&mut self, last: [Option<LastSegment>; 2]) {
+    /// was known before is no measure for it, but for a SYN that waits for its acknowledgment: that can be told only by what
+    /// acknowledges no more than was sent. Tells the state.
+    pub(crate) fn resume(&mut self, last: [Option<LastSegment>; 2]) -> State {
+        for (end, last) in self.0.iter_mut().zip(last) {
+            end.end = last.map_or(end.end, |last| last.end);
+        }
         for direction in [Direction::Original, Direction::Reply] {
             let Some(last) = last[direction.index()] else { continue };
             let (sender, receiver) = self.by(direction);
-            sender.end = last.end;
+            let acknowledged = last.acknowledgment.wrapping_sub(receiver.acked);
+            if receiver.has(KNOWN | SYN)
+                && (1..=receiver.end.wrapping_sub(receiver.acked)).contains(&acknowledged)
+            {
+                receiver.flags |= SYN_ACKED;
+            }
             receiver.acked = last.acknowledgment;
             let shift = if receiver.has(SCALES) && sender.has(SCALES) { sender.shift } else { 0 };
             receiver.limit = last.acknowledgment.wrapping_add(u32::from(last.window) << shift);
@@ -191,6 +200,7 @@ impl Ends {
                 end.end = end.acked;
             }
         }
+        self.state()
     }
 
     const fn state(&self) -> State {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{InboundRefresh, Nat};
 use crate::conntrack::{Connection, ConnectionId, State};
 use crate::time::Time;
-use crate::tuple::{Direction, NetworkId};
+use crate::tuple::{Direction, NetworkId, Protocol};
 
 /// What passed elsewhere in one direction of a connection, since it was told last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +35,20 @@ pub struct LastSegment {
 }
 
 impl Nat {
-    /// Whether the packets of a connection may pass elsewhere: it is open in both directions, so that only packets which open or
-    /// close it could change its state.
-    pub fn may_pass_elsewhere(connection: &Connection) -> bool {
-        matches!(connection.state(), State::Established | State::Replied)
-            && [Direction::Original, Direction::Reply].iter().all(|d| connection.counters(*d).packets > 0)
+    /// Whether the packets of a connection may pass elsewhere in `direction`: none of them could change its state, but for such
+    /// as open or close it. The first answer does, so of UDP that has none only the questions may. The acknowledgment that ends
+    /// TCP's handshake may be among them: it is told of by what [`Passed::tcp`] says.
+    pub fn may_pass_elsewhere(connection: &Connection, direction: Direction) -> bool {
+        let passed = |d: &Direction| connection.counters(*d).packets > 0;
+        match connection.state() {
+            State::Established | State::Replied | State::SynReceived => {
+                [Direction::Original, Direction::Reply].iter().all(passed)
+            }
+            State::Unreplied => {
+                direction == Direction::Original && connection.tuple(direction).protocol == Protocol::Udp
+            }
+            _ => false,
+        }
     }
 
     /// How long a connection lives from now without packets.
@@ -53,27 +62,34 @@ impl Nat {
     pub fn passed_elsewhere(&mut self, now: Time, id: ConnectionId, passed: &[Passed]) -> bool {
         let Some(connection) = self.table.get_mut(id) else { return false };
         let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
+        let last = [Direction::Original, Direction::Reply]
+            .map(|direction| passed.iter().find(|p| p.direction == direction).and_then(|p| p.tcp));
+        let any = passed.iter().any(|passed| passed.packets > 0);
+        let before = connection.state;
+        if any {
+            let state = connection.ends.resume(last);
+            if before == State::SynReceived {
+                connection.state = state;
+            }
+        }
+        let changed = connection.state != before;
         let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
         let mut deadline = connection.deadline;
-        let mut last = [None; 2];
-        for passed in passed {
-            last[passed.direction.index()] = passed.tcp;
-            if passed.packets == 0 {
-                continue;
-            }
+        for passed in passed.iter().filter(|passed| passed.packets > 0) {
             connection.count_many(passed.direction, passed.packets, passed.bytes);
             let outside = connection.tuple(passed.direction).network == NetworkId::OUTSIDE;
-            if !outside || config.inbound_refresh == InboundRefresh::Yes {
+            if !outside || config.inbound_refresh == InboundRefresh::Yes || changed {
                 deadline = deadline.max(passed.last + lifetime);
             }
         }
-        if passed.iter().any(|passed| passed.packets > 0) {
-            connection.ends.resume(last);
-            if !connection.state.is_over() {
-                self.table.set_deadline(id, deadline);
-            }
+        if any && !connection.state.is_over() {
+            self.table.set_deadline(id, deadline);
         }
-        self.table.is_live(now, id) && self.table.get(id).is_some_and(Self::may_pass_elsewhere)
+        if changed {
+            self.table.note_change(id);
+        }
+        let open = |connection| Self::may_pass_elsewhere(connection, Direction::Original);
+        self.table.is_live(now, id) && self.table.get(id).is_some_and(open)
     }
 }
 
@@ -118,6 +134,10 @@ mod tests {
         fn state(&self, id: ConnectionId) -> State {
             self.nat.connection(id).unwrap().state()
         }
+
+        fn may_pass(&self, id: ConnectionId, direction: Direction) -> bool {
+            Nat::may_pass_elsewhere(self.nat.connection(id).unwrap(), direction)
+        }
     }
 
     fn established() -> (World, ConnectionId) {
@@ -133,7 +153,7 @@ mod tests {
     #[test]
     fn a_connection_closes_after_gigabytes_that_nobody_saw() {
         let (mut w, id) = established();
-        assert!(Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
+        assert!(w.may_pass(id, Direction::Original));
         // Three times as many bytes as there are sequence numbers of one sign.
         let (end, acknowledged) = (101_u32.wrapping_add(3 << 30), 501 + 1000);
         let passed = Passed {
@@ -159,7 +179,7 @@ mod tests {
 
         w.out(tcp("10.0.0.1:1000", SERVER, "FA", end, acknowledged, b""));
         assert_eq!(w.state(id), State::Closing);
-        assert!(!Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
+        assert!(!w.may_pass(id, Direction::Original));
         w.back(tcp(SERVER, &w.own.clone(), "FA", acknowledged, end.wrapping_add(1), b""));
         w.out(tcp("10.0.0.1:1000", SERVER, "A", end.wrapping_add(1), acknowledged + 1, b""));
         assert_eq!(w.state(id), State::Closed);
@@ -182,9 +202,8 @@ mod tests {
     fn what_has_ended_is_told_and_what_lives_is_kept_alive() {
         let mut w = World { nat: Nat::new(Config::default()), now: Time::from_secs(1), own: String::new() };
         let id = w.out(udp("10.0.0.1:1000", SERVER, b"x"));
-        assert!(!Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
         w.back(udp(SERVER, &w.own.clone(), b"x"));
-        assert!(Nat::may_pass_elsewhere(w.nat.connection(id).unwrap()));
+        assert!(w.may_pass(id, Direction::Original) && w.may_pass(id, Direction::Reply));
         // Told late, after what would have been its deadline.
         w.now = w.now + Duration::from_secs(301);
         let last = w.now + Duration::ZERO;
@@ -195,5 +214,52 @@ mod tests {
         w.nat.end_all(w.now, crate::conntrack::Filter::default());
         passed.packets = 1;
         assert!(!w.nat.passed_elsewhere(w.now, id, &[passed]));
+    }
+    #[test]
+    fn datagrams_without_an_answer_pass_one_way_and_live_as_such() {
+        let mut w = World { nat: Nat::new(Config::default()), now: Time::from_secs(1), own: String::new() };
+        let id = w.out(udp("10.0.0.1:1000", SERVER, b"x"));
+        assert!(w.may_pass(id, Direction::Original));
+        assert!(!w.may_pass(id, Direction::Reply), "the first answer is to be seen");
+        let unreplied = w.nat.lifetime(w.nat.connection(id).unwrap());
+        w.now = w.now + Duration::from_secs(100);
+        let passed =
+            Passed { direction: Direction::Original, packets: 9, bytes: 9 * 29, last: w.now, tcp: None };
+        assert!(w.nat.passed_elsewhere(w.now, id, &[passed]));
+        assert_eq!(w.state(id), State::Unreplied);
+        assert_eq!(w.nat.connection(id).unwrap().deadline(), w.now + unreplied);
+
+        w.back(udp(SERVER, &w.own.clone(), b"x"));
+        assert_eq!(w.state(id), State::Replied);
+        assert!(w.may_pass(id, Direction::Reply));
+        let replied = w.nat.lifetime(w.nat.connection(id).unwrap());
+        assert!(replied > unreplied && w.nat.passed_elsewhere(w.now, id, &[passed]));
+        assert_eq!(w.nat.connection(id).unwrap().deadline(), w.now + replied);
+    }
+    #[test]
+    fn a_handshake_may_end_elsewhere_but_not_by_an_acknowledgment_of_what_was_never_sent() {
+        for (acknowledgment, end, state) in [
+            (501, 101, State::Established),
+            // Data came with it, and was answered.
+            (501 + 1000, 101 + 50, State::Established),
+            (500, 101, State::SynReceived),
+            (9_999_999, 101, State::SynReceived),
+        ] {
+            let mut w =
+                World { nat: Nat::new(Config::default()), now: Time::from_secs(1), own: String::new() };
+            let id = w.out(tcp("10.0.0.1:1000", SERVER, "S", 100, 0, b""));
+            assert!(!w.may_pass(id, Direction::Original));
+            w.back(tcp(SERVER, &w.own.clone(), "SA", 500, 101, b""));
+            assert!(w.may_pass(id, Direction::Original) && w.may_pass(id, Direction::Reply));
+            w.now = w.now + Duration::from_secs(1);
+            let tcp = Some(LastSegment { end, acknowledgment, window: 1000 });
+            let passed = Passed { direction: Direction::Original, packets: 1, bytes: 40, last: w.now, tcp };
+            let answer = LastSegment { end: 501 + 1000, acknowledgment: end, window: 1000 };
+            let back = Passed { direction: Direction::Reply, tcp: Some(answer), ..passed };
+            assert!(w.nat.passed_elsewhere(w.now, id, &[passed, back]));
+            assert_eq!(w.state(id), state, "{acknowledgment}");
+            let connection = w.nat.connection(id).unwrap();
+            assert_eq!(connection.deadline(), w.now + w.nat.lifetime(connection));
+        }
     }
 }

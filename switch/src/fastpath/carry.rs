@@ -4,18 +4,23 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use nat::packet::tcp_flag;
-use nat::{Checksum, Connection, ConnectionId, Direction, Endpoint, Nat, NetworkId, Packet, Protocol, Tuple};
+use nat::{
+    Checksum, Connection, ConnectionId, Direction, Endpoint, Nat, NetworkId, Packet, Protocol, State, Tuple,
+};
 
 use super::translate::Header;
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, Frame, Offload};
 use crate::mac::Mac;
 use crate::router::resolve::Ingress;
 
-/// A connection is offered once so many of its packets were translated. One that only asks for a page has fewer, and would be taken
-/// back before it were of use.
+/// A connection is offered once so many of its packets were translated, if it was not when its SYN was answered: of UDP most
+/// are a question and an answer, and would be taken back before it were of use.
 const PACKETS: u64 = 20;
 /// One that may end sooner without packets is not: what the kernel has seen of it is told once a second, which may be late.
 const LEAST_LIFETIME: Duration = Duration::from_secs(5);
+
+/// Where the flags are in a TCP segment whose IPv4 header has no options.
+const TCP_FLAGS: usize = 20 + 13;
 
 /// What the router knows of a packet that it has just translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +58,13 @@ pub struct Carry {
     pub leaves: [Mac; 2],
     /// How many packets went that way so far.
     pub packets: u64,
+    /// How far it has come.
+    pub state: State,
 }
 
 impl Carry {
-    /// The direction of a packet that goes from a port to an uplink or back, if its connection is open, busy and of a kind that the
-    /// kernel knows.
+    /// The direction of a packet that goes from a port to an uplink or back, if its connection is open or opens, is busy or just
+    /// opens, and is of a kind that the kernel knows.
     pub fn of(
         nat: &Nat,
         connection: &Connection,
@@ -70,18 +77,39 @@ impl Carry {
         let v4 = |end: Endpoint| end.address.is_v4();
         let v4 = tuples.iter().all(|tuple| v4(tuple.source) && v4(tuple.destination));
         let packets = |direction| connection.counters(direction).packets;
+        let state = connection.state();
         let busy = packets(Direction::Original).saturating_add(packets(Direction::Reply)) >= PACKETS;
+        let opens = state == State::SynSent && routed.direction == Direction::Original;
+        let opened = state == State::SynReceived;
         let crosses = matches!(
             (from, to),
             (Ingress::Port(_), Ingress::Uplink(_)) | (Ingress::Uplink(_), Ingress::Port(_))
         );
         let may = known
             && v4
-            && busy
             && crosses
-            && Nat::may_pass_elsewhere(connection)
+            && (opens || ((opened || busy) && Nat::may_pass_elsewhere(connection, routed.direction)))
             && nat.lifetime(connection) >= LEAST_LIFETIME;
-        may.then(|| Self { routed, tuples, from, to, leaves, packets: packets(routed.direction) })
+        may.then(|| Self { routed, tuples, from, to, leaves, packets: packets(routed.direction), state })
+    }
+
+    /// The port of the end that opened the connection, the same in both directions.
+    pub(super) fn opener_port(&self) -> usize {
+        let [arrives, answers] = &self.tuples;
+        usize::from(match self.routed.direction {
+            Direction::Original => arrives.source.port,
+            Direction::Reply => answers.source.port,
+        })
+    }
+
+    /// Whether it is that of a SYN without an answer so far, which is not the kernel's yet.
+    pub fn opens(&self) -> bool {
+        self.state == State::SynSent
+    }
+
+    /// Whether nothing of it can be under way but what opens it: the SYN was answered just now.
+    pub fn is_new(&self) -> bool {
+        self.state == State::SynReceived
     }
 
     /// Whether it is TCP, not UDP.
@@ -105,6 +133,13 @@ pub(super) fn opens_or_closes(frame: &mut Frame<'_>, network: NetworkId) -> Opti
     if frame.len() < ETHERNET_HEADER || frame.ethertype() != ETHERTYPE_IPV4 {
         return None;
     }
+    // Most are none, and are told from the rest by one byte. The kernel carries none with options.
+    let packet = &frame.bytes()[ETHERNET_HEADER..];
+    let flags = packet.get(TCP_FLAGS).copied().unwrap_or_default();
+    let closing = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
+    if packet.first() != Some(&0x45) || packet.get(9) != Some(&6) || flags & closing == 0 {
+        return None;
+    }
     // Checksums are not looked at.
     let packet = Packet::parse(frame.payload_mut(), Checksum::Complete).ok()?;
     let segment = packet.tcp()?;
@@ -120,6 +155,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::fastpath::offer::Offers;
     use crate::snapshot::PortId;
 
     const INSIDE: Party = Party { network: NetworkId(1), owner: OwnerId(1) };
@@ -194,7 +230,12 @@ mod tests {
     #[test]
     fn an_established_busy_connection_is_offered_both_ways_until_it_closes() {
         let mut w = World::new(Timeouts::default());
-        assert_eq!(w.open(), [None; 3]);
+        let [opens, answers, third] = w.open();
+        let opens = opens.expect("to be kept for the answer");
+        assert!(opens.opens() && !opens.is_new());
+        let answers = answers.expect("the kernel may have it from here on");
+        assert!(answers.is_new() && answers.opener_port() == opens.opener_port());
+        assert_eq!(third, None, "if it was not handed over then, it has to be busy");
         for _ in 3..PACKETS - 1 {
             assert_eq!(w.out(tcp_flag::ACK, (101, 501)), None);
         }
@@ -210,6 +251,25 @@ mod tests {
         );
         assert_eq!(w.out(tcp_flag::ACK | tcp_flag::FIN, (101, 501)), None);
         assert_eq!(w.back(tcp_flag::ACK, (501, 102)), None);
+    }
+
+    #[test]
+    fn the_answer_to_a_syn_hands_both_directions_over() {
+        let [opener, answer, _] = World::new(Timeouts::default()).open();
+        let (opener, answer) = opener.zip(answer).expect("both");
+        let both = vec![(Direction::Original, opener.leaves), (Direction::Reply, answer.leaves)];
+        for (then, now, expected) in [(1, 1, &both[..]), (1, 2, &both[1..])] {
+            let mut offers = Offers::default();
+            offers.begin(then);
+            offers.carried(opener);
+            assert_eq!(offers.take_carry(true), None);
+            offers.begin(now);
+            offers.carried(answer);
+            let taken = std::iter::from_fn(|| offers.take_carry(true));
+            let taken: Vec<_> = taken.map(|carry| (carry.routed.direction, carry.leaves)).collect();
+            assert_eq!(taken, expected, "decided in epochs {then} and {now}");
+            assert_eq!(offers.take_carry(false), None);
+        }
     }
 
     #[test]

@@ -177,7 +177,9 @@ impl Connections {
                 self.take_back(&mut table, other, shared, epoch);
             }
         }
-        if self.len() >= self.limit {
+        // Who floods with SYNs must not keep busy connections out.
+        let room = if carry.is_new() { self.limit / 2 } else { self.limit };
+        if self.len() >= room {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.map.update(&key, &value)?;
@@ -272,6 +274,7 @@ impl Connections {
                 known.directions.iter_mut().flatten().for_each(|direction| direction.leaves = true);
             }
         }
+        state.write_down(&shared.snapshot.load());
         drop(state);
         for id in some {
             let Some(known) = table.known.get_mut(id) else { continue };

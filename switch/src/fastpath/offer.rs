@@ -9,6 +9,8 @@ use crate::snapshot::{Network, Port, PortId};
 const FRAMES: u16 = 8;
 /// Flows that are counted at a time. Two that share a place push each other out, and are offered later for it.
 const PLACES: usize = 256;
+/// Connections that are noted between SYN and answer. Two that share a place push each other out, and are offered later for it.
+const OPENERS: usize = 512;
 /// Next headers of IPv6 that the kernel may forward: TCP and UDP. Behind any other may be neighbor discovery, which is for the
 /// switch to see.
 pub(super) const V6_HEADERS: [u8; 2] = [6, 17];
@@ -81,11 +83,20 @@ pub struct Offers {
     places: Vec<Option<Offer>>,
     ready: Vec<Offer>,
     carries: Vec<Carry>,
+    /// SYNs without an answer so far, and the epoch in which they were decided about.
+    openers: Vec<Option<(Carry, u32)>>,
+    epoch: u32,
 }
 
 impl Default for Offers {
     fn default() -> Self {
-        Self { places: vec![None; PLACES], ready: Vec::new(), carries: Vec::new() }
+        Self {
+            places: vec![None; PLACES],
+            ready: Vec::new(),
+            carries: Vec::new(),
+            openers: vec![None; OPENERS],
+            epoch: 0,
+        }
     }
 }
 
@@ -106,10 +117,28 @@ impl Offers {
         self.places[flow.place()] = None;
     }
 
-    /// Notes a direction of a connection that may be handed over.
+    /// What is noted from now on is decided in this epoch, or a later one.
+    pub const fn begin(&mut self, epoch: u32) {
+        self.epoch = epoch;
+    }
+
+    /// Notes a direction of a connection that may be handed over. With the answer to a SYN the SYN's direction is, too.
     pub fn carried(&mut self, carry: Carry) {
+        let connection = carry.routed.connection;
+        let opener = &mut self.openers[carry.opener_port() % OPENERS];
+        if carry.opens() {
+            *opener = Some((carry, self.epoch));
+            return;
+        }
+        if carry.is_new()
+            && let Some((opener, epoch)) =
+                opener.take_if(|(opener, _)| opener.routed.connection == connection)
+            && epoch == self.epoch
+        {
+            self.carries.push(Carry { state: carry.state, ..opener });
+        }
         let same = |c: &&mut Carry| {
-            (c.routed.connection, c.routed.direction) == (carry.routed.connection, carry.routed.direction)
+            (c.routed.connection, c.routed.direction) == (connection, carry.routed.direction)
         };
         match self.carries.iter_mut().find(same) {
             Some(known) => *known = carry,
@@ -117,9 +146,12 @@ impl Offers {
         }
     }
 
-    /// Connections that may be handed over, since the last call.
-    pub fn take_carry(&mut self) -> Option<Carry> {
-        self.carries.pop()
+    /// A connection that may be handed over, since the last call: all, or such as have just opened.
+    pub fn take_carry(&mut self, new: bool) -> Option<Carry> {
+        match new {
+            true => self.carries.extract_if(.., |carry| carry.is_new()).next(),
+            false => self.carries.pop(),
+        }
     }
 
     /// What is worth to be handed over, since the last call.
