@@ -11,8 +11,9 @@ use crate::world::World;
 
 use super::Summary;
 
-/// The longest pause of a ping between two containers that nothing is done to, restarts included.
-const STALL: Duration = s(5);
+/// A ping between two containers that nothing is done to, restarts included, that pauses so long is stalled. How long the longest
+/// pause was is told: on a machine with nothing else to do it is the start of swd.
+const STALL: Duration = s(15);
 /// What a warm process may grow by until it ends.
 const GROWTH: u64 = 64 << 20;
 /// Descriptors that may be more than at first: of extra TAP ports, of clients that are still there.
