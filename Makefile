@@ -7,7 +7,7 @@ SUDO := sudo -E env "PATH=$$PATH"
 RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
 endif
 
-.PHONY: build install uninstall deb demo test fuzz bench bench-quick bench-scale bench-micro bench-build fmt lint doc clean install-deps
+.PHONY: build install uninstall deb demo test fuzz soak audit bench bench-quick bench-scale bench-micro bench-build fmt lint doc clean install-deps
 
 build: install-deps
 	$(CARGO) build --release --bins
@@ -75,7 +75,7 @@ bench-build: build
 # Looks for inputs that make something panic, each target for so many minutes. What it finds is in tests/fuzz/artifacts; what
 # it learned is in target/fuzz-corpus, and begins with what is kept in tests/fuzz/corpus (`make test` feeds that, too).
 MINUTES ?= 1
-FUZZ_TARGETS ?= frame nat_packet nat_sequence state_file config journal
+FUZZ_TARGETS ?= frame nat_packet nat_sequence state_file config journal api words
 fuzz: install-deps
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz
 	for target in $(FUZZ_TARGETS); do \
@@ -84,6 +84,16 @@ fuzz: install-deps
 	    target/fuzz-corpus/$$target tests/fuzz/corpus/$$target -- \
 	    -max_total_time=$$(($(MINUTES) * 60)) -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
 	done
+
+# Faults at random, under traffic, for so many minutes; what must always hold is looked at throughout. SEED repeats one.
+soak: install-deps
+	$(CARGO) build --workspace --bins
+	$(SUDO) target/debug/soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+# The dependencies: licences, where they come from, known vulnerabilities. The last needs the network (github.com).
+audit:
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check
 
 fmt:
 	$(CARGO) fmt --all

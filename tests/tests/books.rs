@@ -42,14 +42,14 @@ fn they_add_up_under_load_and_faults() {
     let _slow = b.ns.start(&["iperf3", "-c", "172.18.0.30", "-t", "60"], &site.file("b.log"));
     let _nobody = a.ns.start(&["ping", "-n", "-i0.01", "172.19.0.99"], &site.file("nobody.log"));
     let (python, flood) = (python().display().to_string(), tool("flood.py").display().to_string());
-    let gateway = site.row(&["network", "ls"], "name", "default").expect("the network")["gateway_mac"].clone();
+    let gateway =
+        site.row(&["network", "ls"], "name", "default").expect("the network")["gateway_mac"].clone();
     let gateway = gateway.as_str().expect("a MAC");
     let (before, mut most) = (add_up(&site).0, 0);
     for round in 0..6 {
         let extra = site.container("e1", [Way::Attach, Way::Tap][round % 2], "172.18.0.50");
         let kind = ["syn", "fragment", "broadcast"][round % 3];
-        let words =
-            [&python, &flood, "eth0", "1", kind, &extra.mac(), "172.18.0.50", gateway, "172.19.0.99"];
+        let words = [&python, &flood, "eth0", "1", kind, &extra.mac(), "172.18.0.50", gateway, "172.19.0.99"];
         let mut blast = extra.ns.start(&words, &site.file("blast.log"));
         while blast.wait(s(0)).is_none() {
             most = most.max(add_up(&site).1);

@@ -12,7 +12,7 @@ mod connections;
 pub mod control;
 pub mod desired;
 mod dial;
-mod docker;
+pub mod docker;
 pub mod events;
 mod filter;
 mod handover;

@@ -46,7 +46,8 @@ pub enum MapKind {
     Hash,
     /// Keys are 0, 1, ...; values are sockets.
     Sockets,
-    /// Keys are 0, 1, ...; each CPU has values of its own.
+    /// Keys are 0, 1, ...; each CPU has values of its own. For programs only: a look from outside would be given the values of
+    /// all CPUs.
     PerCpuArray,
     /// An array whose values can be mapped into memory. See [`super::words::Words`].
     Mappable,
@@ -83,6 +84,7 @@ impl MapKind {
 #[derive(Debug)]
 pub struct Map {
     fd: OwnedFd,
+    kind: MapKind,
     key_size: usize,
     value_size: usize,
 }
@@ -157,7 +159,7 @@ impl Map {
             map_name: object_name(name),
         };
         let fd = open(BPF_MAP_CREATE, &mut attributes)?;
-        Ok(Self { fd, key_size, value_size })
+        Ok(Self { fd, kind, key_size, value_size })
     }
 
     /// Sets the value of a key.
@@ -209,7 +211,8 @@ impl Map {
 
     /// `value` is 0 or points to as many bytes as a value of this map has, writable for a lookup.
     fn element(&self, command: i64, key: &[u8], value: u64) -> io::Result<()> {
-        if key.len() != self.key_size {
+        // The kernel reads and writes as much as it thinks right, whatever there is room for.
+        if key.len() != self.key_size || self.kind == MapKind::PerCpuArray {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let mut attributes =

@@ -11,8 +11,9 @@ use crate::world::World;
 
 use super::Summary;
 
-/// The longest pause of a ping between two containers that nothing is done to, restarts included.
-const STALL: Duration = s(5);
+/// A ping between two containers that nothing is done to, restarts included, that pauses so long is stalled. How long the longest
+/// pause was is told: on a machine with nothing else to do it is the start of swd.
+const STALL: Duration = s(15);
 /// What a warm process may grow by until it ends.
 const GROWTH: u64 = 64 << 20;
 /// Descriptors that may be more than at first: of extra TAP ports, of clients that are still there.
@@ -99,12 +100,21 @@ impl Watch {
         self.look(world, summary);
         summary.frames += self.received;
         summary.pause = longest_pause(&self.ping.log());
-        assert!(summary.pause < STALL, "two quiet containers did not hear each other for {:?}", summary.pause);
+        assert!(
+            summary.pause < STALL,
+            "two quiet containers did not hear each other for {:?}",
+            summary.pause
+        );
         let all = fs::read_to_string(world.site.file("earlier.log")).unwrap_or_default();
         assert!(!all.contains("panicked"), "a panic:\n{all}");
         // Interfaces of extra containers are gone from the switch namespace.
-        let left: Vec<String> =
-            world.site.switch().links().into_iter().filter(|l| l.starts_with("v-x") || l.starts_with('x')).collect();
+        let left: Vec<String> = world
+            .site
+            .switch()
+            .links()
+            .into_iter()
+            .filter(|l| l.starts_with("v-x") || l.starts_with('x'))
+            .collect();
         assert!(left.is_empty(), "interfaces that nobody needs any more: {left:?}");
         wait_until("what waited has gone on or was given up", s(20), || add_up(world).1 == 0);
     }
@@ -118,7 +128,8 @@ impl Watch {
 fn add_up(world: &World) -> (u64, u64) {
     let status = world.site.json(&["status"]);
     let number = |key: &str| status[key].as_u64().expect(key);
-    let dropped: u64 = status["dropped"].as_object().expect("reasons").values().filter_map(Value::as_u64).sum();
+    let dropped: u64 =
+        status["dropped"].as_object().expect("reasons").values().filter_map(Value::as_u64).sum();
     let places = number("forwarded") + number("answered") + dropped + number("parked");
     assert_eq!(number("received"), places, "received = forwarded + answered + dropped + parked: {status}");
     (number("received"), number("parked"))

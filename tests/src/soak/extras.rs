@@ -108,12 +108,15 @@ impl Extras {
         let site = &world.site;
         let expected: BTreeSet<String> =
             OWN_PORTS.iter().map(|p| (*p).to_owned()).chain(self.containers.keys().cloned()).collect();
-        assert_eq!(names(site.rows(&["port", "ls"]), "name"), expected, "ports that should not be, or should");
+        assert_eq!(
+            names(site.rows(&["port", "ls"]), "name"),
+            expected,
+            "ports that should not be, or should"
+        );
         let published = site.rows(&["published"]).len();
         assert_eq!(published, self.published.len() + 2, "publishes: {:?}", self.published);
         let default = site.row(&["network", "ls"], "name", "default").expect("the network");
-        let leased =
-            2 + self.containers.values().filter(|(_, way)| *way != Way::PortAdd).count() as u64 + 2;
+        let leased = 2 + self.containers.values().filter(|(_, way)| *way != Way::PortAdd).count() as u64 + 2;
         assert_eq!(default["leases"], leased, "addresses that nobody has: {default}");
     }
 

@@ -140,8 +140,7 @@ impl Fault {
                 let point = random.pick(&[&name[..], "uplink", "drops", "web"]);
                 let log = world.site.file("capture.log");
                 let words = ["capture", point, "-w", &file];
-                let capture =
-                    crate::process::Background::start(&mut world.site.swctl_command(&words), &log);
+                let capture = crate::process::Background::start(&mut world.site.swctl_command(&words), &log);
                 std::thread::sleep(ms(100 + random.below(300) as u64));
                 // It is killed: swd notices by itself.
                 drop(capture);
@@ -219,6 +218,6 @@ fn limit(random: &mut Random, world: &World, extras: &mut Extras) {
         ["--max-connections", "10"],
     ]);
     world.site.ctl(&["port", "set", &name, limit[0], limit[1]]);
-    // One that waits must not be lost by the change.
+    std::thread::sleep(ms(random.below(200) as u64));
     world.site.ctl(&["port", "set", &name, limit[0], "none"]);
 }

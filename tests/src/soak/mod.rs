@@ -62,12 +62,17 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} frames; {} frames and {} requests of garbage", self.frames, self.garbage.0, self.garbage.1)?;
+        writeln!(
+            f,
+            "{} frames; {} frames and {} requests of garbage",
+            self.frames, self.garbage.0, self.garbage.1
+        )?;
         writeln!(f, "books balanced {} times, at most {} parked", self.looks.0, self.looks.1)?;
         let (open, answered) = self.connections;
         writeln!(f, "{open} connections kept, {answered} questions answered on them")?;
         writeln!(f, "longest pause of a ping between quiet containers: {:?}", self.pause)?;
-        let [begin, end] = self.footprint.map(|(bytes, fds)| format!("{} MiB, {fds} descriptors", bytes >> 20));
+        let [begin, end] =
+            self.footprint.map(|(bytes, fds)| format!("{} MiB, {fds} descriptors", bytes >> 20));
         writeln!(f, "swd at the begin: {begin}; at the end: {end}")?;
         let faults: u64 = self.faults.values().sum();
         write!(f, "{faults} faults:")?;

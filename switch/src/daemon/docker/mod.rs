@@ -19,6 +19,7 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
+pub use options::network_asked_for;
 pub(super) use pools::Promised;
 pub(super) use server::serve;
 

@@ -35,6 +35,15 @@ pub(super) struct Wanted {
     pub(super) known: DockerNetwork,
 }
 
+/// The network that the body of `NetworkDriver.CreateNetwork` asks for.
+///
+/// # Errors
+/// When it cannot be read, or had.
+pub fn network_asked_for(body: &[u8]) -> Result<NetworkSpec, String> {
+    let request = serde_json::from_slice(body).map_err(|e| format!("cannot read the request: {e}"))?;
+    wanted(&request).map(|wanted| wanted.spec)
+}
+
 /// Reads a request.
 ///
 /// # Errors
