@@ -5,6 +5,7 @@
 //! and counted as exactly one of them.
 
 mod offering;
+mod own;
 mod shaping;
 mod watching;
 
