@@ -27,12 +27,13 @@ install:
 	install -D -m 644 -t $(SHARE)/doc/swd docs/swd.toml docs/swctl.md
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's,/usr/bin/,$(PREFIX)/bin/,' switch/systemd/swd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/swd.service
+	install -m 644 switch/systemd/swd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/swd.socket
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/swd $(DESTDIR)$(PREFIX)/bin/swctl $(SHARE)/man/man1/swctl.1 \
 	  $(SHARE)/bash-completion/completions/swctl $(SHARE)/zsh/site-functions/_swctl \
 	  $(SHARE)/fish/vendor_completions.d/swctl.fish $(DESTDIR)$(PREFIX)/lib/systemd/system/swd.service
-	rm -f $(DESTDIR)$(PREFIX)/lib/cni/swd-cni
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/swd.socket $(DESTDIR)$(PREFIX)/lib/cni/swd-cni
 	rm -rf $(SHARE)/doc/swd
 
 # A Debian package in target/debian: what `install` installs, below /usr.

@@ -39,9 +39,9 @@ const SIZES: [(&str, u64); 8] = [
     ("gb", 1 << 30),
 ];
 /// The least rate in bits: below it a full frame would take longer than a second.
-const LEAST_BITS: u64 = 16_000;
+pub const LEAST_BITS: u64 = 16_000;
 /// The most of anything: 10 Tbit/s.
-const MOST: u64 = 10_000_000_000_000;
+pub const MOST: u64 = 10_000_000_000_000;
 
 /// A rate: `100mbit`, `1.5gbit`, `12mbps` (bytes), `1000pps`.
 ///

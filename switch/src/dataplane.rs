@@ -18,8 +18,8 @@ use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
 use crate::port::packet::PacketPorts;
 use crate::port::tap::{TapId, TapPort};
-use crate::router::Forwarding;
 use crate::router::neighbor::Neighbors;
+use crate::router::{Forwarding, announce};
 use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
 use crate::sys::netns::NetNs;
@@ -383,6 +383,16 @@ impl Dataplane {
     pub fn wake(&self) {
         for worker in self.workers().iter() {
             worker.send(Message::Tick);
+        }
+    }
+
+    /// Tells the neighbors of a new port whose its addresses are. They are in the snapshot that was published last.
+    pub fn announce(&self, port: PortId, mac: Mac, addresses: &[IpAddr]) {
+        let frames = announce::frames(&self.snapshot(), port, mac, addresses);
+        if let Some(worker) = self.workers().first()
+            && !frames.is_empty()
+        {
+            worker.send(Message::Say(frames));
         }
     }
 

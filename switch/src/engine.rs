@@ -6,6 +6,7 @@
 
 mod books;
 mod offering;
+mod own;
 mod shaping;
 mod walking;
 mod watching;

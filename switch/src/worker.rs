@@ -24,6 +24,7 @@ use crate::fastpath::FastPath;
 use crate::port::packet::PacketPorts;
 use crate::port::tap::TapPort;
 use crate::port::{Rx, Tx};
+use crate::router::Extra;
 use crate::router::resolve::Ingress;
 use crate::snapshot::{Link, PortId, Snapshot};
 
@@ -62,6 +63,8 @@ pub enum Message {
     AddUplink(Box<PacketPorts>),
     /// Close an uplink's socket.
     RemoveUplink(u32),
+    /// Send frames of the switch's own.
+    Say(Vec<Extra>),
     /// Look at what is due.
     Tick,
     /// Say when everything before this has been let go of.
@@ -339,6 +342,7 @@ impl Worker {
                 Ok(Message::RemoveTap(port)) => self.remove_tap(port),
                 Ok(Message::AddUplink(uplink)) => self.add_uplink(*uplink),
                 Ok(Message::RemoveUplink(ifindex)) => self.remove_uplink(ifindex),
+                Ok(Message::Say(frames)) => self.say(frames),
                 Ok(Message::Tick) => self.engine.set_timer(now()),
                 // Between batches nothing is held. Nobody waiting any more is no concern of ours.
                 Ok(Message::Quiesce(done)) => _ = done.send(()),
@@ -346,6 +350,14 @@ impl Worker {
                 Err(TryRecvError::Empty) => return Ok(Told::GoOn),
             }
         }
+    }
+
+    fn say(&mut self, frames: Vec<Extra>) {
+        self.batch.clear();
+        let shared = Arc::clone(self.engine.shared());
+        let snapshot = shared.snapshot.load();
+        self.engine.say(now(), &snapshot, &mut self.batch, frames);
+        self.send(&snapshot);
     }
 
     fn add_uplink(&mut self, uplink: PacketPorts) {

@@ -117,6 +117,26 @@ fn a_container_is_added_checked_and_deleted() {
 }
 
 #[test]
+fn bandwidth_is_the_ports_rates() {
+    let site = Site::new();
+    let ns = Namespace::bare();
+    let path = ns.path().display().to_string();
+    let more = json!({ "runtimeConfig": { "bandwidth": {
+        "ingressRate": 20_000_000, "ingressBurst": 1_600_000, "egressRate": 10_000_000,
+    } } });
+    call(&site, "ADD", ("a", &path), more.clone()).ok();
+    let limits = attached(&site)[0]["limits"].clone();
+    // What enters the container is what goes out of its port. A burst is in bits there and in bytes here.
+    assert_eq!(limits["rate_out"], json!({ "per_second": 20_000_000, "unit": "bits", "burst": 200_000 }));
+    assert_eq!(limits["rate_in"]["per_second"], 10_000_000, "{limits}");
+    ns.ping("172.18.0.1");
+    call(&site, "DEL", ("a", &path), more).ok();
+    // Nothing of it is left for the next one.
+    call(&site, "ADD", ("a", &path), json!({})).ok();
+    assert_eq!(attached(&site)[0]["limits"]["rate_out"], Value::Null);
+}
+
+#[test]
 fn twenty_at_once_and_those_that_are_no_longer_valid() {
     let site = Site::new();
     let spaces: Vec<Namespace> = (0..20).map(|_| Namespace::bare()).collect();
@@ -173,7 +193,8 @@ fn what_cannot_be_is_told_with_its_code() {
         (("", path.as_str()), json!({}), 4),
         (("a", "/run/netns/not-there"), json!({}), 7),
         (("a", &path), json!({ "cniVersion": "0.1.0" }), 1),
-        (("a", &path), json!({ "runtimeConfig": { "bandwidth": { "ingressRate": 1 } } }), 2),
+        (("a", &path), json!({ "runtimeConfig": { "bandwidth": { "ingressRate": 1 } } }), 7),
+        (("a", &path), json!({ "runtimeConfig": { "bandwidth": { "egressRate": -1 } } }), 6),
         (("a", &path), json!({ "runtimeConfig": { "ips": ["10.1.1.1"] } }), 7),
         (("a", &path), json!({ "runtimeConfig": { "mac": "01:00:00:00:00:00" } }), 7),
     ] {

@@ -1,11 +1,12 @@
 //! The daemon as an init system and an administrator see it.
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 
 use nix::sys::signal::Signal;
 use tests::for_each_port_kind;
 use tests::netns::Namespace;
-use tests::process::{Background, s, wait_until};
+use tests::process::{Background, python, s, wait_until};
 use tests::raw::{Raw, mac};
 use tests::site::{GATEWAY, Site, Way, quiet};
 
@@ -35,6 +36,42 @@ fn it_tells_when_it_is_ready_and_when_it_stops() {
     wait_for("STOPPING=1");
     assert_eq!(swd.wait(s(5)), Some(0), "{}", swd.log());
     assert!(!site.socket().exists(), "the socket was left behind");
+}
+
+/// Listens at its first argument as systemd does, and becomes the rest of them.
+const ACTIVATE: &str = r#"
+import os, socket, sys
+path = sys.argv[1]
+if os.path.exists(path):
+    os.unlink(path)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(path)
+listener.listen()
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execvp(sys.argv[2], sys.argv[2:])
+"#;
+
+#[test]
+fn it_serves_the_socket_that_it_is_passed_and_leaves_it() {
+    let mut site = Site::stopped();
+    std::fs::create_dir_all(site.runtime_dir()).expect("a folder");
+    let python = python().to_str().expect("UTF-8");
+    let path = site.socket().display().to_string();
+    site.start_by(&[python, "-c", ACTIVATE, &path]);
+    assert_eq!(site.json(&["status"])["ready"], true);
+    let inode = std::fs::metadata(&path).expect("the socket");
+    assert_eq!((inode.mode() & 0o777, inode.uid()), (0o660, 0), "who may connect is as ever");
+    assert_eq!(site.terminate(), 0);
+    assert!(site.socket().exists(), "it is the service manager's");
+
+    // One that listens elsewhere is not the API's.
+    let other = site.file("other.sock").display().to_string();
+    site.start_by(&[python, "-c", ACTIVATE, &other]);
+    assert_eq!(site.json(&["status"])["ready"], true, "it made its own");
+    assert_eq!(site.terminate(), 0);
+    assert!(!site.socket().exists(), "and took it away");
 }
 
 #[test]

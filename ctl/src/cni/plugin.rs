@@ -41,7 +41,7 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 async fn add(client: &Client, environment: &Environment, config: &Config) -> Result<Value, Failure> {
-    let mappings = config.mappings()?;
+    let (mappings, limits) = (config.mappings()?, config.limits()?);
     let spec = AttachSpec {
         netns: environment.netns.clone(),
         name: Some(port_of(config, &environment.container, &environment.ifname)),
@@ -54,6 +54,9 @@ async fn add(client: &Client, environment: &Environment, config: &Config) -> Res
     need_network(client, config).await?;
     let port = client.attach(&spec).await?;
     let finish = async {
+        if let Some(limits) = &limits {
+            client.change_port(&port.name, limits).await?;
+        }
         let addresses: Vec<_> = port.addresses.iter().map(ipnet::IpNet::addr).collect();
         let specs = mapping::publishes(&mappings, &addresses, &port.name);
         for spec in specs.map_err(|e| Failure::config(e.to_string()))? {

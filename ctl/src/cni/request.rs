@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ctl::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, Transport};
+use ctl::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, PortChange, Rate, Transport, Unit};
 use ctl::mapping::PortMapping;
+use ctl::rate::{LEAST_BITS, MOST};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -104,10 +105,20 @@ pub(crate) struct RuntimeConfig {
     #[serde(default)]
     mac: Option<String>,
     #[serde(default)]
-    bandwidth: Option<BTreeMap<String, Value>>,
+    bandwidth: Option<Bandwidth>,
     /// `servers`, `searches`, `options`.
     #[serde(default)]
     pub(crate) dns: Option<BTreeMap<String, Value>>,
+}
+
+/// Rates in bits a second and bursts in bits, from the container's point of view; 0 is no limit.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Bandwidth {
+    ingress_rate: u64,
+    ingress_burst: u64,
+    egress_rate: u64,
+    egress_burst: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -157,13 +168,6 @@ impl Config {
                 config.cni_version
             )));
         }
-        if let Some(limits) = &config.runtime_config.bandwidth
-            && let Some((key, value)) = limits.iter().find(|(_, v)| v.as_f64().is_some_and(|v| v > 0.0))
-        {
-            return Err(Failure::unsupported(format!(
-                "runtimeConfig.bandwidth.{key}: {value} cannot be had; take 'bandwidth' out of the capabilities"
-            )));
-        }
         Ok(config)
     }
 
@@ -185,6 +189,26 @@ impl Config {
     pub(crate) fn mac(&self, environment: &Environment) -> Option<String> {
         let asked = self.runtime_config.mac.clone().or_else(|| environment.arguments.get("MAC").cloned());
         asked.filter(|mac| !mac.is_empty())
+    }
+
+    /// Limits of the port; none where there are none. What enters the container is what swd sends to its port.
+    pub(crate) fn limits(&self) -> Result<Option<PortChange>, Failure> {
+        let Some(asked) = &self.runtime_config.bandwidth else { return Ok(None) };
+        let read = |key: &str, rate: u64, burst: u64| match rate {
+            0 => Ok(None),
+            LEAST_BITS..=MOST => {
+                // Of less than a byte nothing could be sent.
+                let burst = (burst > 0).then(|| (burst / 8).max(1));
+                Ok(Some(Some(Rate { per_second: rate, unit: Unit::Bits, burst })))
+            }
+            _ => Err(Failure::config(format!(
+                "runtimeConfig.bandwidth.{key}: {rate} cannot be had; a rate is {LEAST_BITS} to {MOST} bits a second"
+            ))),
+        };
+        let rate_in = read("egressRate", asked.egress_rate, asked.egress_burst)?;
+        let rate_out = read("ingressRate", asked.ingress_rate, asked.ingress_burst)?;
+        let change = PortChange { rate_in, rate_out, ..PortChange::default() };
+        Ok((change != PortChange::default()).then_some(change))
     }
 
     /// Ports to publish. One without a port of the host is not to be published.
@@ -264,9 +288,30 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_the_containers_and_a_burst_is_in_bits() {
+        let limits = |bandwidth: &str| {
+            config(&format!(r#","runtimeConfig":{{"bandwidth":{bandwidth}}}"#)).unwrap().limits()
+        };
+        let both = r#"{"ingressRate":8000000,"ingressBurst":800000,"egressRate":1000000}"#;
+        let change = limits(both).unwrap().unwrap();
+        let rate = |per_second, burst| Some(Some(Rate { per_second, unit: Unit::Bits, burst }));
+        assert_eq!(
+            (change.rate_out, change.rate_in),
+            (rate(8_000_000, Some(100_000)), rate(1_000_000, None))
+        );
+        // Runtimes that limit nothing say so by 0, by nothing, or by null.
+        for none in ["null", "{}", r#"{"ingressRate":0,"ingressBurst":0,"egressRate":0,"egressBurst":0}"#] {
+            assert_eq!(limits(none).unwrap(), None, "{none}");
+        }
+        let failure = limits(r#"{"egressRate":100}"#).unwrap_err();
+        assert_eq!(failure.code(), 7);
+        assert!(failure.message().starts_with("runtimeConfig.bandwidth.egressRate: 100 "));
+    }
+
+    #[test]
     fn what_cannot_be_has_its_code() {
         for (more, code) in
-            [(r#","runtimeConfig":{"bandwidth":{"ingressRate":100}}"#, 2), (r#","subnets":["x"]"#, 6)]
+            [(r#","runtimeConfig":{"bandwidth":{"ingressRate":-1}}"#, 6), (r#","subnets":["x"]"#, 6)]
         {
             assert_eq!(config(more).unwrap_err().code(), code, "{more}");
         }

@@ -154,7 +154,21 @@ impl Daemon {
         }
         // What leads to no step may still be told: what networks may talk.
         self.publish();
+        self.announce(&up);
         Ok(())
+    }
+
+    /// Tells the neighbors of new ports whose their addresses are.
+    fn announce(&self, up: &[Action]) {
+        for step in up {
+            let Action::AddPort(name) = step else { continue };
+            let (Some(live), Some(port)) = (self.live.port(name), self.desired.ports.get(name)) else {
+                continue;
+            };
+            let Some(mac) = port.container_mac() else { continue };
+            let addresses: Vec<IpAddr> = port.addresses().iter().map(IpNet::addr).collect();
+            self.dataplane.announce(live.id, mac, &addresses);
+        }
     }
 
     async fn roll_back(&mut self, down: &[Action], up: &[Action], old: Desired) {

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,8 +34,8 @@ use super::state::{StateError, Store};
 use super::{api, keeper, log, settings, view};
 use crate::dataplane::{self, DataEvent, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
-use crate::sys::heap;
 use crate::sys::netns::NetNs;
+use crate::sys::{activation, heap};
 use crate::worker;
 
 /// How long to gather news from the kernel before acting: a thousand interfaces that come at once are one change.
@@ -161,11 +163,16 @@ pub fn run(options: &Options, stages: &StageFactory) -> Result<(), StartupError>
     }
     // While there is one thread: the others inherit it.
     confine::confine()?;
+    let passed = activation::take()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(live(options, &config, stages))
+    runtime.block_on(live((options, &config), stages, passed))
 }
 
-async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Result<(), StartupError> {
+async fn live(
+    (options, config): (&Options, &Config),
+    stages: &StageFactory,
+    passed: Vec<OwnedFd>,
+) -> Result<(), StartupError> {
     settings::raise_descriptors();
     // Before anything can be left behind.
     let mut ends =
@@ -177,7 +184,9 @@ async fn live(options: &Options, config: &Config, stages: &StageFactory) -> Resu
         true => Some(Predecessor::find(&options.name, &socket).await?),
         false => None,
     };
-    let started = serve(options, config, stages, &socket, predecessor.as_ref(), &mut ends).await;
+    let passed = activation::listener_at(passed, &socket);
+    let place = (socket.as_path(), passed);
+    let started = serve((options, config), stages, place, predecessor.as_ref(), &mut ends).await;
     if let (Err(_), Some(predecessor)) = (&started, &predecessor) {
         predecessor.call_off().await;
     }
@@ -191,10 +200,9 @@ struct Ends {
 }
 
 async fn serve(
-    options: &Options,
-    config: &Config,
+    (options, config): (&Options, &Config),
     stages: &StageFactory,
-    socket: &Path,
+    (socket, passed): (&Path, Option<UnixListener>),
     predecessor: Option<&Predecessor>,
     ends: &mut Ends,
 ) -> Result<(), StartupError> {
@@ -291,7 +299,8 @@ async fn serve(
     let mut keeper_ends = daemon.check_keeper();
 
     let daemon = Arc::new(Mutex::new(daemon));
-    api::serve(Arc::clone(&daemon), socket, access).map_err(|e| StartupError::Api(e.to_string()))?;
+    let activated = passed.is_some();
+    api::serve(Arc::clone(&daemon), socket, access, passed).map_err(|e| StartupError::Api(e.to_string()))?;
     let plugin = options.docker.then(|| docker::socket(&options.docker_plugins, &options.name));
     if let Some(plugin) = &plugin {
         docker::serve(Arc::clone(&daemon), plugin).map_err(|e| StartupError::Api(e.to_string()))?;
@@ -374,7 +383,10 @@ async fn serve(
     // A change that is under way is finished first.
     let mut last = daemon.lock().await;
     last.leave();
-    let _ = std::fs::remove_file(socket);
+    // Who passed it listens on: its clients wait for the next swd.
+    if !activated {
+        let _ = std::fs::remove_file(socket);
+    }
     if let Some(plugin) = &plugin {
         let _ = std::fs::remove_file(plugin);
     }

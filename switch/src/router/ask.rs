@@ -24,7 +24,7 @@ pub(super) fn question(mac: Mac, address: IpAddr, target: IpAddr, to: Option<Mac
     }
 }
 
-fn ethernet(to: Mac, from: Mac, ethertype: u16) -> Vec<u8> {
+pub(super) fn ethernet(to: Mac, from: Mac, ethertype: u16) -> Vec<u8> {
     [&to.0[..], &from.0, &ethertype.to_be_bytes()].concat()
 }
 
@@ -52,9 +52,16 @@ fn solicitation(mac: Mac, address: Ipv6Addr, target: Ipv6Addr, to: Option<Mac>) 
     };
     let lladdr = Some(EthernetAddress(mac.0).into());
     let icmp = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr: target, lladdr });
+    let mut bytes = ethernet(to, mac, ETHERTYPE_IPV6);
+    bytes.extend(icmpv6(address, to_ip, &icmp));
+    OwnedFrame::new(&bytes, Offload::default())
+}
+
+/// A packet of neighbor discovery.
+pub(super) fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, icmp: &Icmpv6Repr<'_>) -> Vec<u8> {
     let ip = Ipv6Repr {
-        src_addr: address,
-        dst_addr: to_ip,
+        src_addr: from,
+        dst_addr: to,
         next_header: IpProtocol::Icmpv6,
         payload_len: icmp.buffer_len(),
         hop_limit: HOP_LIMIT,
@@ -62,14 +69,12 @@ fn solicitation(mac: Mac, address: Ipv6Addr, target: Ipv6Addr, to: Option<Mac>) 
     let mut packet = vec![0; IPV6_HEADER + icmp.buffer_len()];
     ip.emit(&mut Ipv6Packet::new_unchecked(&mut packet[..]));
     icmp.emit(
-        &address,
-        &to_ip,
+        &from,
+        &to,
         &mut Icmpv6Packet::new_unchecked(&mut packet[IPV6_HEADER..]),
         &ChecksumCapabilities::default(),
     );
-    let mut bytes = ethernet(to, mac, ETHERTYPE_IPV6);
-    bytes.extend(packet);
-    OwnedFrame::new(&bytes, Offload::default())
+    packet
 }
 
 /// What an ARP reply says.

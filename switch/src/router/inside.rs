@@ -111,6 +111,11 @@ pub fn is_free(snapshot: &Snapshot, network: &Network, from: &Port, to: &Port) -
     !snapshot.is_governed(network) || Pair::new(snapshot, network, from, to).is_free()
 }
 
+/// Whether a port may know of another what it takes to find it.
+pub fn finds(snapshot: &Snapshot, network: &Network, from: &Port, to: &Port) -> bool {
+    !snapshot.is_governed(network) || Pair::new(snapshot, network, from, to).hears(Kind::Finding)
+}
+
 /// Whether a port may have a frame that is flooded. A frame of no known kind is for those who may talk about everything.
 pub fn hears(snapshot: &Snapshot, network: &Network, from: &Port, to: &Port, kind: Option<Kind>) -> bool {
     Pair::new(snapshot, network, from, to).hears(kind.unwrap_or(Kind::Tagged))

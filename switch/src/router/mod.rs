@@ -8,6 +8,7 @@
 //! [`forward`] has the ways of packets, `hosts_own` those of the host itself, [`resolve`] the next hops, [`route`] the host's routes. Without an uplink nothing
 //! is routed, and none of it costs anything.
 
+pub mod announce;
 pub mod gateway;
 pub mod neighbor;
 pub mod owned;

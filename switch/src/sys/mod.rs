@@ -3,6 +3,7 @@
 //! Each file is one kernel interface. Nothing above this folder is unsafe.
 #![expect(clippy::cast_possible_truncation, reason = "constants and sizes of C structs, all small")]
 
+pub mod activation;
 pub mod assembler;
 pub mod bpf;
 pub mod classic;

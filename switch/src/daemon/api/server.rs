@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as UnixSocket;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,15 +119,24 @@ impl Access {
     }
 }
 
-/// Serves the API at `path`, in place of a socket that an earlier daemon left.
+/// Serves the API at `path`: by the socket that was passed for it, else in place of one that an earlier daemon left.
 ///
 /// # Errors
 /// When there is no socket to be had.
-pub(in super::super) fn serve(daemon: Shared, path: &Path, access: Access) -> Result<(), ServerError> {
+pub(in super::super) fn serve(
+    daemon: Shared,
+    path: &Path,
+    access: Access,
+    passed: Option<UnixSocket>,
+) -> Result<(), ServerError> {
     let all = super::router(Arc::clone(&daemon));
     // Whoever may start a daemon may replace one.
     let own = all.clone().merge(super::handover::routes(daemon));
-    serve_router(all, own, path, access)
+    let listener = match passed {
+        Some(passed) => adopt(passed, path, access),
+        None => listen(path, access),
+    };
+    serve_at(all, own, listener, path, access)
 }
 
 /// Serves something else in the same way: `own` to root and the daemon's own user, `all` to the group, and what of it is only
@@ -140,8 +150,17 @@ pub(in super::super) fn serve_router(
     path: &Path,
     access: Access,
 ) -> Result<(), ServerError> {
-    let listener =
-        listen(path, access).map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
+    serve_at(all, own, listen(path, access), path, access)
+}
+
+fn serve_at(
+    all: Router,
+    own: Router,
+    listener: io::Result<UnixListener>,
+    path: &Path,
+    access: Access,
+) -> Result<(), ServerError> {
+    let listener = listener.map_err(|source| ServerError::Listen { path: path.to_owned(), source })?;
     let read = all.clone().layer(axum::middleware::from_fn(read_only));
     let none = Router::new().fallback(refuse);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -194,13 +213,25 @@ fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path);
     nix::sys::stat::umask(before);
     let listener = listener?;
+    admit(path, access)?;
+    Ok(listener)
+}
+
+/// Takes over a socket that the service manager has made, and will go on listening on when this daemon has ended.
+fn adopt(passed: UnixSocket, path: &Path, access: Access) -> io::Result<UnixListener> {
+    admit(path, access)?;
+    passed.set_nonblocking(true)?;
+    UnixListener::from_std(passed)
+}
+
+/// Sets who may connect.
+fn admit(path: &Path, access: Access) -> io::Result<()> {
     if access.group.is_some() {
         chown(path, None, access.group)?;
     }
     // A file has one group: where there are two, anybody comes in, and is asked who it is.
     let mode = if access.readers.is_some() { 0o666 } else { 0o660 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 /// One client's requests.
