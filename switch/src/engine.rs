@@ -5,6 +5,7 @@
 //! and counted as exactly one of them.
 
 mod offering;
+mod serving;
 mod shaping;
 mod watching;
 
@@ -26,6 +27,7 @@ use crate::frame::Frame;
 use crate::router::neighbor::Neighbors;
 use crate::router::resolve::Ingress;
 use crate::router::{Extra, Forwarding, Lock, Router, inside};
+use crate::services::Desk;
 use crate::snapshot::{Link, NetworkId, Port, PortCounters, PortId, Snapshot};
 use crate::stage::{Cx, Pipeline, Stage};
 use crate::trace::{Step, Trail};
@@ -66,6 +68,8 @@ pub struct Shared {
     forwarded: AtomicU64,
     answered: AtomicU64,
     events: mpsc::Sender<DataEvent>,
+    /// Where the gateway's services are asked.
+    pub desk: Desk,
 }
 
 impl Shared {
@@ -95,6 +99,7 @@ impl Shared {
             forwarded: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             events,
+            desk: Desk::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -120,6 +125,7 @@ impl Shared {
             forwarded: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             events,
+            desk: Desk::default(),
         };
         (Arc::new(shared), receiver)
     }
@@ -526,6 +532,7 @@ impl Engine {
                 let (port, link) = (PortId(u32::MAX), Link::Uplink(ifindex));
                 self.outgoing.push(Outgoing { frame, port, link, fate });
             }
+            Verdict::Serve(service) => return self.serve(snapshot, from, (batch, frame), service),
             Verdict::Drop(reason) => return self.drop(snapshot, frame, from, reason),
             // The bridge always decides; a pipeline without it is a mistake that drops.
             Verdict::Next => return self.drop(snapshot, frame, from, DropReason::NoEgress),

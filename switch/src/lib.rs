@@ -24,6 +24,7 @@ pub mod observe;
 pub mod policy;
 pub mod port;
 pub mod router;
+pub mod services;
 pub mod show;
 pub mod snapshot;
 pub mod sources;

@@ -64,6 +64,8 @@ pub enum Message {
     RemoveUplink(u32),
     /// Look at what is due.
     Tick,
+    /// Send what the gateway's services have answered.
+    Answers,
     /// Say when everything before this has been let go of.
     Quiesce(SyncSender<()>),
     /// End.
@@ -322,12 +324,26 @@ impl Worker {
                 Ok(Message::RemoveTap(port)) => self.remove_tap(port),
                 Ok(Message::AddUplink(uplink)) => self.add_uplink(*uplink),
                 Ok(Message::RemoveUplink(ifindex)) => self.remove_uplink(ifindex),
+                Ok(Message::Answers) => self.send_answers(),
                 Ok(Message::Tick) => self.engine.set_timer(now()),
                 // Between batches nothing is held. Nobody waiting any more is no concern of ours.
                 Ok(Message::Quiesce(done)) => _ = done.send(()),
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return Ok(Told::Stop),
                 Err(TryRecvError::Empty) => return Ok(Told::GoOn),
             }
+        }
+    }
+
+    /// Sends what the gateway's services have put on the desk.
+    fn send_answers(&mut self) {
+        let shared = Arc::clone(self.engine.shared());
+        let snapshot = shared.snapshot.load();
+        loop {
+            self.batch.clear();
+            if !self.engine.answers(now(), &snapshot, &mut self.batch) {
+                return;
+            }
+            self.send(&snapshot);
         }
     }
 
