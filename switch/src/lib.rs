@@ -20,6 +20,7 @@ pub mod journal;
 pub mod learn;
 pub mod limit;
 pub mod mac;
+pub mod names;
 pub mod observe;
 pub mod policy;
 pub mod port;

@@ -28,7 +28,7 @@ pub const WAITING: usize = 4096;
 /// What the gateway serves by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Names: DNS by UDP and TCP, port 53.
+    /// Names: DNS by UDP, port 53.
     Dns,
 }
 

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::limit::Limits;
 use crate::mac::Mac;
+use crate::names::Names;
 use crate::observe::Observers;
 use crate::policy::{Peer, Policy};
 use crate::router::owned::OwnedPorts;
@@ -192,6 +193,8 @@ pub struct Snapshot {
     pub policy: Arc<Policy>,
     /// What the gateways serve by themselves; nothing where a network is not named.
     pub services: HashMap<NetworkId, Services, foldhash::fast::RandomState>,
+    /// Who is called what.
+    pub names: Arc<Names>,
     /// Networks without a way out.
     pub internal: HashSet<NetworkId, foldhash::fast::RandomState>,
 }

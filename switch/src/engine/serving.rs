@@ -49,7 +49,9 @@ impl Engine {
         self.watching.now = now;
         for answer in answers {
             // Whoever has the port's number by now is not the one who asked.
-            let Some(port) = snapshot.port(answer.to.port).filter(|port| answer.to.is(port)) else { continue };
+            let Some(port) = snapshot.port(answer.to.port).filter(|port| answer.to.is(port)) else {
+                continue;
+            };
             let frame = OwnedFrame::new(&answer.bytes, Offload::default());
             let verdict = Verdict::Forward(port.id);
             self.extras.push(Extra { frame, from: None, verdict, network: port.network });
