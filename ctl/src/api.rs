@@ -179,6 +179,9 @@ pub struct Network {
     /// Who may send to it.
     #[serde(default)]
     pub filtering: Filtering,
+    /// The gateway answers for names.
+    #[serde(default)]
+    pub dns: bool,
     /// The host has an interface in this network.
     pub host_access: bool,
     /// The host's interface in this network, where `host_access` is on.
@@ -217,6 +220,9 @@ pub struct NetworkSpec {
     /// Who may send to it.
     #[serde(default)]
     pub filtering: Filtering,
+    /// Let the gateway answer for names.
+    #[serde(default = "yes")]
+    pub dns: bool,
     /// Give the host an interface with the gateway's address in this network.
     #[serde(default = "yes")]
     pub host_access: bool,
@@ -336,6 +342,9 @@ pub struct AttachSpec {
     /// MAC address of the container's interface; derived from its address when left out.
     #[serde(default)]
     pub mac: Option<String>,
+    /// Further names in its network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     /// A TAP device whose queue swd holds, in place of a veth pair.
     #[serde(default)]
     pub tap: bool,

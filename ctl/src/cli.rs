@@ -75,6 +75,12 @@ pub(crate) enum Command {
     RunChild {
         /// Process id of 'swctl run'
         parent: i32,
+        /// A nameserver of the command's resolv.conf
+        #[arg(long = "nameserver", value_name = "IP")]
+        nameservers: Vec<IpAddr>,
+        /// What its resolv.conf says to try behind a name
+        #[arg(long, default_value = "")]
+        search: String,
         /// The command and its arguments
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<std::ffi::OsString>,
@@ -218,6 +224,9 @@ pub(crate) struct NetworkAdd {
     /// Who may send to such a port from outside: whom the container has sent to, any port there, or everyone
     #[arg(long, value_name = "WHO", default_value = Filtering::default().name(), value_parser = filtering())]
     filtering: Filtering,
+    /// Do not let the gateway answer for names
+    #[arg(long)]
+    no_dns: bool,
     /// Give the host no interface in this network
     #[arg(long)]
     no_host_access: bool,
@@ -347,6 +356,9 @@ pub(crate) struct Run {
     /// Publish a port of the host; may be given several times
     #[arg(short = 'p', long = "publish", value_name = "[HOSTIP:]HOSTPORT:PORT[/tcp|/udp]", value_parser = run_publish)]
     pub(crate) publish: Vec<(PublishedPorts, u16)>,
+    /// Leave the command the host's /etc/resolv.conf, in place of one that names the gateway
+    #[arg(long)]
+    pub(crate) no_resolv_conf: bool,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub(crate) command: Vec<std::ffi::OsString>,
@@ -364,6 +376,9 @@ pub(crate) struct Endpoint {
     /// The address wanted, one of each family [default: a free one]
     #[arg(long = "ip", value_name = "IP", value_parser = address)]
     addresses: Vec<IpAddr>,
+    /// A further name of the container in its network; may be given several times, and to several containers
+    #[arg(long = "alias", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    aliases: Vec<String>,
     /// Make the interface a TAP device that swd holds, in place of a veth pair
     #[arg(long)]
     tap: bool,
@@ -422,6 +437,7 @@ impl NetworkAdd {
             masquerade: !self.no_masquerade,
             mapping: self.mapping,
             filtering: self.filtering,
+            dns: !self.no_dns,
             host_access: !self.no_host_access,
         }
     }
@@ -452,6 +468,7 @@ impl Endpoint {
             addresses: self.addresses,
             ifname: None,
             mac: None,
+            aliases: self.aliases,
             tap: self.tap,
         }
     }

@@ -37,7 +37,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Attach(attach) => port::attach(&client, format, attach).await?,
         Command::Detach { name } => client.detach(&name).await?,
         Command::Run(command) => return run::run(&client, command).await,
-        Command::RunChild { parent, command } => return Ok(run::become_command(parent, &command)),
+        Command::RunChild { parent, nameservers, search, command } => {
+            let names = (!nameservers.is_empty()).then_some(run::Settings { nameservers, search });
+            return Ok(run::become_command(parent, names.as_ref(), &command));
+        }
         Command::Fdb(command) => fdb::run(&client, format, command).await?,
         Command::Publish(publish) => publish::publish(&client, format, &publish.spec()).await?,
         Command::Unpublish { ports } => client.unpublish(&ports).await?,

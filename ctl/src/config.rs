@@ -330,6 +330,8 @@ pub struct Network {
     pub mapping: Mapping,
     /// Who may send to it.
     pub filtering: Filtering,
+    /// The gateway answers for names.
+    pub dns: bool,
     /// The host has an interface in this network.
     pub host_access: bool,
 }
@@ -345,6 +347,7 @@ impl Default for Network {
             masquerade: true,
             mapping: Mapping::default(),
             filtering: Filtering::default(),
+            dns: true,
             host_access: true,
         }
     }
@@ -362,6 +365,7 @@ impl Network {
             masquerade: self.masquerade,
             mapping: self.mapping,
             filtering: self.filtering,
+            dns: self.dns,
             host_access: self.host_access,
         }
     }

@@ -51,6 +51,9 @@ pub enum SpecError {
         "'{0}' cannot be the name of an interface: 1 to 15 characters without '/', ':' and white space, not '.' or '..'"
     )]
     BadIfname(String),
+    /// More further names than a container may have.
+    #[error("{0} aliases are too many; a container has at most {max}", max = MAX_ALIASES)]
+    ManyAliases(usize),
     /// No subnet.
     #[error("a network needs a subnet, e.g. 172.19.0.0/16")]
     NoSubnet,
@@ -117,6 +120,20 @@ pub fn check_name(what: &'static str, name: &str) -> Result<(), SpecError> {
             bad: if bad == ' ' { "a space".into() } else { format!("'{}'", bad.escape_default()) },
         }),
     }
+}
+
+/// Most further names of a container.
+pub const MAX_ALIASES: usize = 16;
+
+/// Checks further names of a container: each as [`check_name`] does, and not more than [`MAX_ALIASES`].
+///
+/// # Errors
+/// When one is none, or there are too many.
+pub fn check_aliases(aliases: &[String]) -> Result<(), SpecError> {
+    if aliases.len() > MAX_ALIASES {
+        return Err(SpecError::ManyAliases(aliases.len()));
+    }
+    aliases.iter().try_for_each(|alias| check_name("alias", alias))
 }
 
 /// Checks the name of an interface, as the kernel does (`dev_valid_name`).
@@ -337,6 +354,7 @@ mod tests {
             masquerade: true,
             mapping: Mapping::default(),
             filtering: Filtering::default(),
+            dns: true,
             host_access: true,
         }
     }

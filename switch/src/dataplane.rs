@@ -20,6 +20,7 @@ use crate::port::packet::PacketPorts;
 use crate::port::tap::{TapId, TapPort};
 use crate::router::neighbor::Neighbors;
 use crate::router::{Forwarding, announce};
+use crate::services::{Answer, Asked};
 use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
 use crate::sys::netns::NetNs;
@@ -102,6 +103,36 @@ impl WorkerHandle {
         // A worker that ended takes the process along (see `start_worker`), so there is nobody to tell of an error.
         if self.inbox.send(message).is_ok() {
             let _ = self.wake.write(1);
+        }
+    }
+}
+
+/// Where answers of the gateway's services go: to the first worker, which sends them.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    shared: Arc<Shared>,
+    inbox: Sender<Message>,
+    wake: Arc<EventFd>,
+}
+
+impl Outlet {
+    /// The world as the workers see it.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// Has an answer sent, or, if too many wait, dropped; tells which.
+    pub fn send(&self, answer: Answer) -> bool {
+        match self.shared.desk.answer(answer) {
+            Ok(true) => {
+                // A worker that has ended sends nothing any more.
+                if self.inbox.send(Message::Answers).is_ok() {
+                    let _ = self.wake.write(1);
+                }
+                true
+            }
+            Ok(false) => true,
+            Err(_) => false,
         }
     }
 }
@@ -372,6 +403,19 @@ impl Dataplane {
 
     fn spare_stages(&self) -> MutexGuard<'_, Vec<Box<dyn Stage>>> {
         self.spare_stages.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The other side of the desk: what is asked of the gateway's services, and the way of their answers. None if it is taken, or the
+    /// workers have ended.
+    pub fn services(&self) -> Option<(mpsc::Receiver<Asked>, Outlet)> {
+        let workers = self.workers();
+        let first = workers.first()?;
+        let outlet = Outlet {
+            shared: Arc::clone(&self.shared),
+            inbox: first.inbox.clone(),
+            wake: Arc::clone(&first.wake),
+        };
+        Some((self.shared.desk.take_receiver()?, outlet))
     }
 
     /// Connections and next hops. Workers wait while it is held.

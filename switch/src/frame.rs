@@ -296,6 +296,17 @@ impl From<&Frame<'_>> for OwnedFrame {
     }
 }
 
+/// Finishes what was left for hardware to do: the checksum. A super-frame stays one, as it does on the host's interfaces.
+pub fn finish_checksum(bytes: &mut [u8], offload: Offload) {
+    if !offload.needs_csum() || !offload.fits(bytes.len()) {
+        return;
+    }
+    let start = usize::from(offload.csum_start);
+    let sum = !nat::checksum::sum(&bytes[start..]);
+    let sum = if sum == 0 { 0xffff } else { sum };
+    bytes[start + usize::from(offload.csum_offset)..][..2].copy_from_slice(&sum.to_be_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,10 +12,12 @@ use ipnet::IpNet;
 
 use crate::limit::Limits;
 use crate::mac::Mac;
+use crate::names::Names;
 use crate::observe::Observers;
 use crate::policy::{Peer, Policy};
 use crate::router::owned::OwnedPorts;
 use crate::router::route::Routes;
+use crate::services::Services;
 use crate::sources::Sources;
 
 /// A port of the switch. Numbers are reused, but only after every worker has let go of the old port.
@@ -189,6 +191,10 @@ pub struct Snapshot {
     pub observers: Option<Arc<Observers>>,
     /// Who may open connections to whom.
     pub policy: Arc<Policy>,
+    /// What the gateways serve by themselves; nothing where a network is not named.
+    pub services: HashMap<NetworkId, Services, foldhash::fast::RandomState>,
+    /// Who is called what.
+    pub names: Arc<Names>,
     /// Networks without a way out.
     pub internal: HashSet<NetworkId, foldhash::fast::RandomState>,
 }

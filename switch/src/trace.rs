@@ -225,6 +225,8 @@ pub(crate) fn outcome(verdict: Option<Verdict>, sent: &[Sent]) -> Outcome {
         None => return Outcome::Dropped(DropReason::Oversized),
         Some(Verdict::Ignore) => return Outcome::Host,
         Some(Verdict::Absorbed) => return Outcome::Waits,
+        // What it says is not known here: it may ask others.
+        Some(Verdict::Serve(_)) => return Outcome::Answered,
         Some(Verdict::Drop(reason)) => return Outcome::Dropped(reason),
         Some(Verdict::Flood | Verdict::Next) => DropReason::NoEgress,
         Some(Verdict::Forward(_) | Verdict::Reply | Verdict::Uplink(_)) => DropReason::PortDown,

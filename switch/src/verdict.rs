@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::services::Service;
 use crate::snapshot::PortId;
 
 /// What a stage decides about a frame.
@@ -17,6 +18,8 @@ pub enum Verdict {
     Forward(PortId),
     /// The frame was turned into its own answer: send it back to where it came from.
     Reply,
+    /// It is for a service of the gateway's own, which answers in its own time.
+    Serve(Service),
     /// Send it out of an interface of the host.
     Uplink(u32),
     /// It waits for something (its next hop's MAC, its first fragment) and comes back by itself, or is dropped then.
@@ -128,6 +131,8 @@ drop_reasons! {
     IcmpUnrelated = "icmp-unrelated", "An ICMP error about a packet that no connection here has sent, or damaged: late ones are normal, many are forged.";
     /// Addressed to a gateway without host access, for something that it does not answer.
     NoHostAccess = "no-host-access", "The network was made with --no-host-access: the gateway answers ARP, ND and ping only. Services of the host need a network with host access.";
+    /// The gateway's services do not keep up.
+    ServiceBusy = "service-busy", "Containers ask the gateway for names faster than it answers: one of them floods it. 'swctl top' shows which; 'swctl port set PORT --rate-in RATE' slows it down.";
     /// A stage of the user's did not want it.
     Unwanted = "unwanted", "A stage that was added to this swd dropped the frame. Ask whoever built it.";
     /// The egress port has no link.

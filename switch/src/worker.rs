@@ -67,6 +67,8 @@ pub enum Message {
     Say(Vec<Extra>),
     /// Look at what is due.
     Tick,
+    /// Send what the gateway's services have answered.
+    Answers,
     /// Say when everything before this has been let go of.
     Quiesce(SyncSender<()>),
     /// End.
@@ -343,6 +345,7 @@ impl Worker {
                 Ok(Message::AddUplink(uplink)) => self.add_uplink(*uplink),
                 Ok(Message::RemoveUplink(ifindex)) => self.remove_uplink(ifindex),
                 Ok(Message::Say(frames)) => self.say(frames),
+                Ok(Message::Answers) => self.send_answers(),
                 Ok(Message::Tick) => self.engine.set_timer(now()),
                 // Between batches nothing is held. Nobody waiting any more is no concern of ours.
                 Ok(Message::Quiesce(done)) => _ = done.send(()),
@@ -358,6 +361,19 @@ impl Worker {
         let snapshot = shared.snapshot.load();
         self.engine.say(now(), &snapshot, &mut self.batch, frames);
         self.send(&snapshot);
+    }
+
+    /// Sends what the gateway's services have put on the desk.
+    fn send_answers(&mut self) {
+        let shared = Arc::clone(self.engine.shared());
+        let snapshot = shared.snapshot.load();
+        loop {
+            self.batch.clear();
+            if !self.engine.answers(now(), &snapshot, &mut self.batch) {
+                return;
+            }
+            self.send(&snapshot);
+        }
     }
 
     fn add_uplink(&mut self, uplink: PacketPorts) {

@@ -74,6 +74,7 @@ fn a_network_with_nothing_but_a_subnet() {
             masquerade: true,
             mapping: Mapping::default(),
             filtering: Filtering::default(),
+            dns: true,
             host_access: true,
         }
     );

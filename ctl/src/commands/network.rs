@@ -80,6 +80,7 @@ fn show(network: &Network) -> String {
         ("Gateway MAC", network.gateway_mac.clone()),
         ("MTU", network.mtu.to_string()),
         ("Host end", table::optional(network.host_ifname.as_deref())),
+        ("Names", yes_no(network.dns)),
         ("Host access", yes_no(network.host_access)),
         ("Masquerade", yes_no(network.masquerade)),
         ("Mapping", network.mapping.name().to_owned()),

@@ -9,6 +9,7 @@
 //! means for signals.
 
 mod child;
+mod names;
 mod namespace;
 mod signals;
 
@@ -24,7 +25,7 @@ use ctl::{
     spec::PublishedPorts,
 };
 
-pub(crate) use self::child::become_command;
+pub(crate) use self::{child::become_command, names::Settings};
 use self::{
     namespace::Namespace,
     signals::{Signal, Signals},
@@ -36,7 +37,7 @@ const SIGNALLED: i32 = 128;
 
 /// `swctl run`: the exit code is that of the command.
 pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCode> {
-    let cli::Run { mut endpoint, publish, command } = run;
+    let cli::Run { mut endpoint, publish, no_resolv_conf, command } = run;
 
     // First of all: from here on a signal leads to the cleaning up.
     let mut signals = Signals::catch().context("cannot handle signals")?;
@@ -64,7 +65,12 @@ pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCo
         return Err(e);
     }
 
-    let code = match namespace.spawn(child::command(&command)).await {
+    let names = match no_resolv_conf {
+        true => None,
+        // A network that is gone takes its names along.
+        false => client.network(&port.network).await.ok().as_ref().and_then(names::resolv_conf),
+    };
+    let code = match namespace.spawn(child::command(&command, names.as_ref())).await {
         Ok(child) => supervise(child, &mut signals).await.map(exit_code),
         Err(e) => Err(e).context("cannot start a process"),
     };

@@ -17,7 +17,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
 
 use super::control::{Daemon, Error};
-use crate::frame::Offload;
+use crate::frame::finish_checksum;
 use crate::observe::capture::{Capture, Frames, Record, Way};
 use crate::observe::{self, Observers, Point, Ways};
 use crate::router::resolve::Ingress;
@@ -220,7 +220,7 @@ impl Encoder {
         let interface = self.interface(snapshot, record.point);
         let mut data = bytes.to_vec();
         if record.kept == record.len {
-            finish(&mut data, record.offload);
+            finish_checksum(&mut data, record.offload);
         }
         // The two low bits of epb_flags: 1 is inbound, 2 is outbound, as the switch sees it.
         let options = match record.way {
@@ -305,17 +305,6 @@ fn point_name(snapshot: &Snapshot, point: Option<Ingress>) -> String {
     .unwrap_or_else(|| "gone".to_owned())
 }
 
-/// Finishes what was left for hardware to do: the checksum. A super-frame stays one, as it does on the host's interfaces.
-fn finish(bytes: &mut [u8], offload: Offload) {
-    if !offload.needs_csum() || !offload.fits(bytes.len()) {
-        return;
-    }
-    let start = usize::from(offload.csum_start);
-    let sum = !nat::checksum::sum(&bytes[start..]);
-    let sum = if sum == 0 { 0xffff } else { sum };
-    bytes[start + usize::from(offload.csum_offset)..][..2].copy_from_slice(&sum.to_be_bytes());
-}
-
 /// From the workers' time to that of clocks on walls.
 pub(super) fn wall_offset() -> Duration {
     let now = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
@@ -325,6 +314,7 @@ pub(super) fn wall_offset() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Offload;
     use crate::mac::Mac;
 
     #[test]
@@ -340,7 +330,7 @@ mod tests {
         pseudo[11] = 17;
         partial[40..42].copy_from_slice(&nat::checksum::sum(&pseudo).to_be_bytes());
         assert_ne!(partial, whole);
-        finish(&mut partial, offload);
+        finish_checksum(&mut partial, offload);
         assert_eq!(partial, whole);
     }
 }

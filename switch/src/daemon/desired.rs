@@ -50,6 +50,9 @@ pub struct Desired {
     /// Limits and guards of ports, by the port's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, PortSettings>,
+    /// Further names of ports, by the port's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aliases: BTreeMap<String, Vec<String>>,
     /// Mirrors. One whose ports are gone waits for others of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
@@ -79,11 +82,19 @@ pub struct Network {
     /// Who may send to it.
     #[serde(default)]
     pub filtering: Filtering,
+    /// The gateway answers for names.
+    #[serde(default = "yes")]
+    pub dns: bool,
     /// The host's interface; none without host access.
     pub host_ifname: Option<String>,
     /// The address handed out last, by subnet.
     #[serde(default)]
     pub last_lease: Vec<Option<IpAddr>>,
+}
+
+/// Networks of an earlier swd have names, too.
+const fn yes() -> bool {
+    true
 }
 
 /// A port.
@@ -215,6 +226,7 @@ impl Desired {
             masquerade: spec.masquerade,
             mapping: spec.mapping,
             filtering: spec.filtering,
+            dns: spec.dns,
             host_ifname,
         };
         self.networks.insert(name.clone(), network);
@@ -354,6 +366,7 @@ impl Desired {
         let action = || format!("attach {name}");
         let ifname = spec.ifname.clone().unwrap_or_else(|| "eth0".to_owned());
         spec::check_ifname(&ifname).map_err(|source| EditError::Spec { action: action(), source })?;
+        spec::check_aliases(&spec.aliases).map_err(|source| EditError::Spec { action: action(), source })?;
         let network = self.network(network_name)?;
         let leased = self.leases(network_name);
         let addresses = choose(network_name, network, &spec.addresses, &name, &leased, seen)?;
@@ -381,6 +394,9 @@ impl Desired {
             origin: Origin::Attached(attachment),
         };
         self.ports.insert(name.clone(), port);
+        if !spec.aliases.is_empty() {
+            self.aliases.insert(name.clone(), spec.aliases.clone());
+        }
         Ok(name)
     }
 
@@ -445,6 +461,7 @@ impl Desired {
         self.ports.remove(name);
         self.statics.retain(|_, s| s.port != name);
         self.settings.remove(name);
+        self.aliases.remove(name);
     }
 
     /// The port of this name; host ends are none.

@@ -265,6 +265,7 @@ impl Daemon {
         snapshot.policy = self.policy();
         let internal = self.desired.docker.values().filter(|d| d.internal);
         snapshot.internal = internal.filter_map(|d| self.live.network(&d.network)).collect();
+        snapshot.names = Arc::new(self.names(&mut snapshot.services));
         snapshot.observers = self.observers(&snapshot);
         self.set_filters();
         let mut relayed = self.outside.relayed();

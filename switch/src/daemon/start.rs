@@ -31,7 +31,7 @@ use super::outside::Outside;
 use super::passage::Passage;
 use super::reconcile::{Heard, Lost};
 use super::state::{StateError, Store};
-use super::{api, keeper, log, settings, view};
+use super::{api, keeper, log, services, settings, view};
 use crate::dataplane::{self, DataEvent, Dataplane, StageFactory, StartError};
 use crate::fdb::FdbConfig;
 use crate::sys::netns::NetNs;
@@ -285,6 +285,7 @@ async fn serve(
     }
     daemon.restore_connections();
     daemon.dataplane.receive().map_err(StartupError::Dataplane)?;
+    services::start(&daemon.dataplane)?;
     daemon.outside.settle();
     daemon.adopt_relayed();
     if let Some(predecessor) = predecessor {

@@ -209,6 +209,10 @@ fn step_view(snapshot: &Snapshot, step: &Step) -> TraceStep {
             why.push(format!("out by {}", snapshot.uplink(ifindex).map_or("-", |uplink| &*uplink.name)));
             "uplink"
         }
+        Verdict::Serve(service) => {
+            why.push(format!("to the gateway's own service: {}", service.name()));
+            "serve"
+        }
         Verdict::Absorbed => "waits",
         Verdict::Ignore => "ignore",
     };

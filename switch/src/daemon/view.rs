@@ -81,6 +81,7 @@ impl Daemon {
             masquerade: network.masquerade,
             mapping: network.mapping,
             filtering: network.filtering,
+            dns: network.dns,
             host_access: network.host_ifname.is_some(),
             host_ifname: network.host_ifname.clone(),
             ports: network.host_ifname.iter().cloned().chain(ports).collect(),

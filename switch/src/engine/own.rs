@@ -9,7 +9,13 @@ use crate::snapshot::Snapshot;
 
 impl Engine {
     /// Sends these. As [`Engine::run`], with an empty batch.
-    pub fn say(&mut self, now: Time, snapshot: &Snapshot, batch: &mut Batch, frames: Vec<Extra>) {
+    pub fn say(
+        &mut self,
+        now: Time,
+        snapshot: &Snapshot,
+        batch: &mut Batch,
+        frames: impl IntoIterator<Item = Extra>,
+    ) {
         self.pending.clear();
         self.outgoing.clear();
         self.watching.now = now;

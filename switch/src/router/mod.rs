@@ -104,6 +104,12 @@ impl Router {
             }
             return Verdict::Next;
         }
+        if let Some(on) = cx.snapshot.services.get(&cx.network.id)
+            && let Some(service) = gateway::services::of(frame, cx.network, *on)
+        {
+            self.notes.add(|| "for a service that the gateway has itself; no rule is asked".to_owned());
+            return Verdict::Serve(service);
+        }
         if host.is_none() {
             match gateway::answer(frame, cx) {
                 Verdict::Drop(DropReason::NoHostAccess) => {}

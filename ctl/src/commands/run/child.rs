@@ -17,7 +17,7 @@ use nix::{
     unistd::{Pid, getppid},
 };
 
-use super::{killed_by, table};
+use super::{Settings, killed_by, table};
 
 /// The hidden command that [`become_command`] is behind.
 const SUBCOMMAND: &str = "run-child";
@@ -28,14 +28,19 @@ const NOT_FOUND: u8 = 127;
 
 /// The process to start for a command: swctl itself. It must be started by a thread that lives as long as swctl, because
 /// the kernel takes that thread for the parent.
-pub(super) fn command(words: &[OsString]) -> Command {
+pub(super) fn command(words: &[OsString], names: Option<&Settings>) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("swctl").arg(SUBCOMMAND).arg(process::id().to_string()).arg("--").args(words);
+    command.arg0("swctl").arg(SUBCOMMAND);
+    if let Some(Settings { nameservers, search }) = names {
+        command.args(nameservers.iter().map(|ip| format!("--nameserver={ip}")));
+        command.arg(format!("--search={search}"));
+    }
+    command.arg(process::id().to_string()).arg("--").args(words);
     command
 }
 
 /// Becomes the command; returns only when that is not possible, or swctl (process `parent`) is gone.
-pub(crate) fn become_command(parent: i32, words: &[OsString]) -> ExitCode {
+pub(crate) fn become_command(parent: i32, names: Option<&Settings>, words: &[OsString]) -> ExitCode {
     let [program, arguments @ ..] = words else { return ExitCode::from(NOT_FOUND) };
     if let Err(e) = prctl::set_pdeathsig(Signal::SIGKILL) {
         eprintln!("error: cannot tie the command to swctl: {}", e.desc());
@@ -44,6 +49,9 @@ pub(crate) fn become_command(parent: i32, words: &[OsString]) -> ExitCode {
     // Who died before the wish was made is not followed.
     if getppid() != Pid::from_raw(parent) {
         return killed_by(Signal::SIGKILL as i32);
+    }
+    if let Some(Err(e)) = names.map(Settings::mount) {
+        eprintln!("warning: the command keeps the host's /etc/resolv.conf: {e}");
     }
     let e = Command::new(program).args(arguments).exec();
     eprintln!("error: {}", table::printable(&format!("cannot run '{}': {e}", program.display())));
@@ -57,14 +65,15 @@ mod tests {
     #[test]
     fn a_child_whose_parent_is_gone_does_not_become_the_command() {
         // -1 is nobody's process id. Were it taken for the parent, the whole test program would become `false` and fail.
-        let code = become_command(-1, &["false".into()]);
+        let code = become_command(-1, None, &["false".into()]);
         prctl::set_pdeathsig(None).unwrap();
         assert_eq!(code, ExitCode::from(137));
     }
 
     #[test]
     fn the_command_line_is_kept_as_it_is() {
-        let words: Vec<_> = command(&["ls".into(), "--json".into()]).get_args().map(OsString::from).collect();
+        let words: Vec<_> =
+            command(&["ls".into(), "--json".into()], None).get_args().map(OsString::from).collect();
         let pid = process::id().to_string();
         assert_eq!(words, [SUBCOMMAND, &pid, "--", "ls", "--json"].map(OsString::from));
     }

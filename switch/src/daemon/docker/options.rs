@@ -76,6 +76,7 @@ pub(super) fn wanted(request: &CreateNetwork) -> Result<Wanted, String> {
         masquerade: true,
         mapping: Mapping::default(),
         filtering: Filtering::default(),
+        dns: true,
         host_access: true,
     };
     let mut known = DockerNetwork {

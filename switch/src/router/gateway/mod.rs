@@ -5,6 +5,7 @@
 mod arp;
 mod icmp;
 mod nd;
+pub mod services;
 
 use std::net::{IpAddr, Ipv6Addr};
 

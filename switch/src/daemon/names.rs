@@ -1,0 +1,38 @@
+//! Who is called what, as the workers and the gateway's services are to know it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::control::Daemon;
+use crate::names::Names;
+use crate::services::Services;
+use crate::snapshot::NetworkId;
+
+impl Daemon {
+    /// The names of every network that has names; their gateways serve them from then on.
+    pub(super) fn names(
+        &self,
+        services: &mut HashMap<NetworkId, Services, foldhash::fast::RandomState>,
+    ) -> Names {
+        let mut names = Names::default();
+        for (name, _) in self.desired.networks.iter().filter(|(_, network)| network.dns) {
+            let Some(id) = self.live.network(name) else { continue };
+            services.entry(id).or_default().dns = true;
+            names.add_network(id, name);
+        }
+        for (name, port) in &self.desired.ports {
+            // One whose interface is not there yet has no number.
+            let (Some(_), Some(network)) = (self.live.port(name), self.live.network(&port.network)) else {
+                continue;
+            };
+            let addresses: Vec<IpAddr> = port.addresses().iter().map(IpNet::addr).collect();
+            if !addresses.is_empty() {
+                let aliases = self.desired.aliases.get(name).map(Vec::as_slice).unwrap_or_default();
+                names.add_port(network, name, aliases.iter().map(String::as_str), &addresses);
+            }
+        }
+        names
+    }
+}

@@ -1,0 +1,146 @@
+//! The desk between the workers and the gateway's own services: names now, whatever else a gateway has to answer for that a
+//! worker cannot answer in place, because it takes a socket, a file or time.
+//!
+//! ```text
+//! worker: Router finds Verdict::Serve(service) -> Desk::ask    -> services thread (daemon/services)
+//! worker 0: Engine::answers -> sent to the port  <- Desk::answer <-
+//! ```
+//!
+//! Both ways are bounded queues: a worker never waits for a service. A frame that is handed in counts as answered; one for which there
+//! is no room is dropped as [`DropReason::ServiceBusy`](crate::verdict::DropReason::ServiceBusy). What comes back is a frame of the
+//! switch's own, as an ARP request of the gateway is.
+//!
+//! A new service is added in four places: a variant of [`Service`] and its switch in [`Services`]; the frames that are for it in
+//! [`of`](crate::router::gateway::services::of); where the control plane turns it on for a network (`Daemon::publish`); and who answers, in the
+//! `match` of `daemon/services/mod.rs`.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc::{self, Receiver, Sender};
+
+use crate::frame::{OFFLOAD_HEADER, Offload, finish_checksum};
+use crate::snapshot::{NetworkId, Port, PortCounters, PortId};
+
+/// Frames that may wait for the services, and answers that may wait for a worker: some ten milliseconds' worth of a flood.
+pub const WAITING: usize = 4096;
+
+/// What the gateway serves by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Names: DNS by UDP, port 53.
+    Dns,
+}
+
+impl Service {
+    /// Its name in traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+        }
+    }
+}
+
+/// Which services the gateway of a network has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// [`Service::Dns`].
+    pub dns: bool,
+}
+
+/// A frame for a service.
+#[derive(Debug)]
+pub struct Asked {
+    /// The service.
+    pub service: Service,
+    /// The network whose gateway is meant.
+    pub network: NetworkId,
+    /// Where it came from.
+    pub from: Asker,
+    /// The frame from its Ethernet header on, untagged, its checksum finished. A TCP super-frame is still one.
+    pub bytes: Vec<u8>,
+}
+
+/// The port that a frame came from. The number may be another port's by the time of the answer: its counters never are.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// Its number.
+    pub port: PortId,
+    /// Its counters.
+    pub counters: Arc<PortCounters>,
+}
+
+impl Asker {
+    /// Whether a port is the one that asked.
+    pub fn is(&self, port: &Port) -> bool {
+        port.id == self.port && Arc::ptr_eq(&port.counters, &self.counters)
+    }
+}
+
+/// A frame for a port.
+#[derive(Debug)]
+pub struct Answer {
+    /// Who asked.
+    pub to: Asker,
+    /// The frame from its Ethernet header on, nothing left for hardware to do.
+    pub bytes: Vec<u8>,
+}
+
+/// The two queues.
+#[derive(Debug)]
+pub struct Desk {
+    asked: Sender<Asked>,
+    /// Until the services take it.
+    receiver: Mutex<Option<Receiver<Asked>>>,
+    answers: Mutex<VecDeque<Answer>>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        let (asked, receiver) = mpsc::channel(WAITING);
+        Self { asked, receiver: Mutex::new(Some(receiver)), answers: Mutex::default() }
+    }
+}
+
+impl Desk {
+    /// Hands in a frame, its offload header first; tells whether there was room.
+    pub fn ask(&self, service: Service, port: &Port, wire: &[u8]) -> bool {
+        let Some((offload, bytes)) = wire.split_first_chunk::<OFFLOAD_HEADER>() else { return false };
+        let Ok(place) = self.asked.try_reserve() else { return false };
+        let mut bytes = bytes.to_vec();
+        finish_checksum(&mut bytes, Offload::parse(offload));
+        let from = Asker { port: port.id, counters: Arc::clone(&port.counters) };
+        place.send(Asked { service, network: port.network, from, bytes });
+        true
+    }
+
+    /// Where what was handed in comes out; none if somebody has it already.
+    pub fn take_receiver(&self) -> Option<Receiver<Asked>> {
+        self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Puts an answer on the desk. Tells whether a worker has to be told of it; an error if there is no room.
+    ///
+    /// # Errors
+    /// The answer, back.
+    pub fn answer(&self, answer: Answer) -> Result<bool, Answer> {
+        let mut answers = self.answers();
+        if answers.len() == WAITING {
+            return Err(answer);
+        }
+        answers.push_back(answer);
+        Ok(answers.len() == 1)
+    }
+
+    /// Takes some answers off the desk.
+    pub fn take_answers(&self, most: usize) -> VecDeque<Answer> {
+        let mut answers = self.answers();
+        let taken = most.min(answers.len());
+        let rest = answers.split_off(taken);
+        std::mem::replace(&mut *answers, rest)
+    }
+
+    fn answers(&self) -> MutexGuard<'_, VecDeque<Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

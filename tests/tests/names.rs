@@ -1,0 +1,200 @@
+//! Names: what containers are called, asked of the gateway with the programs that ask in earnest.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::UdpSocket;
+use std::thread;
+
+use tests::netns::Namespace;
+use tests::process::{ms, s, wait_until};
+use tests::site::{Container, GATEWAY, Site};
+
+/// What `dig` prints for its words, asked of the gateway.
+#[track_caller]
+fn dig(ns: &Namespace, words: &[&str]) -> String {
+    dig_at(ns, GATEWAY, words)
+}
+
+#[track_caller]
+fn dig_at(ns: &Namespace, gateway: &str, words: &[&str]) -> String {
+    let server = format!("@{gateway}");
+    let all = [&["dig", &server, "+tries=2", "+timeout=3"], words].concat();
+    ns.run(&all).ok().stdout
+}
+
+/// The addresses that a name has.
+#[track_caller]
+fn addresses(ns: &Namespace, name: &str) -> Vec<String> {
+    dig(ns, &["+short", name]).lines().map(str::to_owned).collect()
+}
+
+fn attach(site: &Site, name: &str, address: &str, more: &[&str]) -> Container {
+    let ns = Namespace::new();
+    site.ctl(&[&["attach", ns.name(), "--name", name, "--ip", address], more].concat());
+    Container { ns, port: name.to_owned(), address: address.to_owned() }
+}
+
+#[test]
+fn a_container_is_known_by_its_names_while_it_is_there() {
+    let mut site = Site::new();
+    let web = attach(&site, "web", "172.18.0.10", &["--alias", "shop"]);
+    let tap = attach(&site, "web2", "172.18.0.11", &["--alias", "shop", "--tap"]);
+    for ns in [&web.ns, &tap.ns] {
+        for name in ["web", "WEB", "web.default", "web.swd.internal", "web.default.swd.internal"] {
+            assert_eq!(addresses(ns, name), ["172.18.0.10"], "{name}");
+        }
+        let shop: HashSet<_> = addresses(ns, "shop").into_iter().collect();
+        assert_eq!(shop, HashSet::from(["172.18.0.10".to_owned(), "172.18.0.11".to_owned()]));
+        assert_eq!(dig(ns, &["+short", "-x", "172.18.0.11"]).trim(), "web2.default.swd.internal.");
+        let no_such_type = dig(ns, &["web", "AAAA"]);
+        assert!(
+            no_such_type.contains("status: NOERROR") && no_such_type.contains("ANSWER: 0"),
+            "{no_such_type}"
+        );
+        let missing = dig(ns, &["nobody"]);
+        assert!(missing.contains("status: NXDOMAIN") && missing.contains("SOA"), "{missing}");
+    }
+    // In turn.
+    let first: HashSet<_> = (0..8).filter_map(|_| addresses(&web.ns, "shop").into_iter().next()).collect();
+    assert_eq!(first.len(), 2, "always the same one first");
+
+    site.kill();
+    site.start();
+    assert_eq!(addresses(&web.ns, "web2"), ["172.18.0.11"]);
+    site.ctl(&["detach", "web2"]);
+    assert_eq!(addresses(&web.ns, "shop"), ["172.18.0.10"]);
+    assert!(dig(&web.ns, &["web2"]).contains("status: NXDOMAIN"));
+}
+
+#[test]
+fn a_network_has_names_of_its_own_or_none() {
+    let site = Site::new();
+    site.ctl(&["network", "add", "dark", "--subnet", "10.7.0.0/16", "--no-host-access"]);
+    site.ctl(&["network", "add", "mute", "--subnet", "10.8.0.0/16", "--no-host-access", "--no-dns"]);
+    let web = attach(&site, "web", "172.18.0.10", &[]);
+    let dark = attach(&site, "db", "10.7.0.10", &["--network", "dark"]);
+    let mute = attach(&site, "deaf", "10.8.0.10", &["--network", "mute"]);
+    assert_eq!(dig_at(&dark.ns, "10.7.0.1", &["+short", "db"]).trim(), "10.7.0.10");
+    for name in ["web", "web.default.swd.internal"] {
+        assert!(dig_at(&dark.ns, "10.7.0.1", &[name]).contains("status: NXDOMAIN"), "{name}");
+    }
+    assert!(dig(&web.ns, &["db"]).contains("status: NXDOMAIN"));
+    let said = mute.ns.run(&["dig", "@10.8.0.1", "+tries=1", "+timeout=1", "deaf"]);
+    assert!(said.code() != 0 && site.drops("no-host-access") > 0, "{}", said.stdout);
+}
+
+/// The host's own program on port 53 never sees what is for the gateway, and no rule stands in the way.
+#[test]
+fn neither_the_host_nor_a_rule_stands_between() {
+    let site = Site::new();
+    let web = attach(&site, "web", "172.18.0.10", &[]);
+    let hosts_own = site.host.udp("0.0.0.0:53");
+    hosts_own.set_read_timeout(Some(ms(50))).expect("timeout");
+    site.ctl(&["deny", "default", "host"]);
+    assert_eq!(addresses(&web.ns, "web"), ["172.18.0.10"]);
+    assert!(hosts_own.recv(&mut [0; 512]).is_err(), "the host was asked");
+    let packet = "udp 172.18.0.10:4000 > 172.18.0.1:53 len 20";
+    let traced = site.json(&["trace", "web", packet]);
+    assert!(traced.to_string().contains("for a service that the gateway has itself"), "{traced}");
+}
+
+/// A query with an id, as it is on the wire.
+fn query(id: u16, name: &str, kind: u8) -> Vec<u8> {
+    let mut bytes = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).expect("a label"));
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, kind, 0, 1]);
+    bytes
+}
+
+/// What musl does for each name: both questions at once, from one socket, ten thousand times.
+#[test]
+fn no_answer_of_two_at_once_is_lost() {
+    let site = Site::new();
+    let web = attach(&site, "web", "172.18.0.10", &[]);
+    let socket = web.ns.udp("0.0.0.0:0");
+    socket.connect((GATEWAY, 53)).expect("connect");
+    socket.set_read_timeout(Some(s(5))).expect("timeout");
+    for n in 0..10_000_u16 {
+        let ids = [n * 2, n * 2 + 1];
+        socket.send(&query(ids[0], "web", 1)).expect("send");
+        socket.send(&query(ids[1], "web", 28)).expect("send");
+        let got: HashSet<u16> = ids.iter().map(|_| answered(&socket, n)).collect();
+        assert_eq!(got, HashSet::from(ids));
+    }
+}
+
+/// The id of the next answer.
+#[track_caller]
+fn answered(socket: &UdpSocket, n: u16) -> u16 {
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("no answer to pair {n}: {e}"));
+    assert!(length > 12 && buffer[3] & 0x0f == 0, "pair {n}: {:?}", &buffer[..length]);
+    u16::from_be_bytes([buffer[0], buffer[1]])
+}
+
+/// What others know comes from the host's resolvers; without one there is a failure, soon, and not silence.
+#[test]
+fn without_a_resolver_there_is_a_failure() {
+    let site = Site::new();
+    let web = attach(&site, "web", "172.18.0.10", &[]);
+    let said = dig(&web.ns, &["example.org"]);
+    assert!(said.contains("status: SERVFAIL"), "{said}");
+}
+
+/// The host's own resolv.conf is followed, a server that does not answer is passed over, and what was said is kept.
+#[test]
+fn the_hosts_resolvers_are_asked_as_they_change() {
+    let mut site = Site::stopped();
+    let file = site.file("resolv.conf");
+    fs::write(&file, "nameserver 127.0.0.52\n").expect("write");
+    let mounted = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", file.display());
+    site.start_by(&["unshare", "--mount", "sh", "-c", &mounted, "sh"]);
+    let web = attach(&site, "web", "172.18.0.10", &[]);
+    assert!(dig(&web.ns, &["one.example"]).contains("status: SERVFAIL"));
+
+    // As systemd-resolved has it: a stub of the host's on a loopback address.
+    let stub = site.host.udp("127.0.0.53:53");
+    stub.set_read_timeout(Some(s(20))).expect("timeout");
+    fs::write(&file, "nameserver 127.0.0.52\nnameserver 127.0.0.53\n").expect("write");
+    let asked = thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        let (length, from) = stub.recv_from(&mut buffer).expect("a question");
+        let answer = answer_of(&buffer[..length]);
+        let mut forged = answer.clone();
+        forged[0] ^= 1;
+        stub.send_to(&forged, from).expect("send");
+        stub.send_to(&answer, from).expect("send");
+        stub
+    });
+    assert_eq!(addresses(&web.ns, "one.example"), ["192.0.2.7"]);
+    let stub = asked.join().expect("the stub");
+    // Nobody answers any more; nobody has to.
+    drop(stub);
+    assert_eq!(addresses(&web.ns, "ONE.example"), ["192.0.2.7"]);
+    assert!(dig(&web.ns, &["two.example"]).contains("status: SERVFAIL"));
+}
+
+/// Says 192.0.2.7 to any question.
+fn answer_of(question: &[u8]) -> Vec<u8> {
+    let name = question[12..].iter().position(|b| *b == 0).expect("a name");
+    let head = [&question[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]].concat();
+    let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7];
+    [&head, &question[12..12 + name + 5], &record[..]].concat()
+}
+
+#[test]
+fn a_command_of_run_finds_its_neighbours_by_name() {
+    let site = Site::new();
+    let _web = attach(&site, "web", "172.18.0.10", &[]);
+    let script = "cat /etc/resolv.conf; getent hosts web; busybox nslookup web.default";
+    let said = site.ctl(&["run", "--name", "job", "--", "sh", "-c", script]);
+    assert!(said.contains(&format!("nameserver {GATEWAY}\nsearch default\n")), "{said}");
+    assert_eq!(said.matches("172.18.0.10").count(), 2, "{said}");
+    let own = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let kept = site.ctl(&["run", "--no-resolv-conf", "--", "sh", "-c", "cat /etc/resolv.conf || true"]);
+    assert_eq!(kept, own);
+    wait_until("the port is gone", s(5), || site.row(&["port", "ls"], "name", "job").is_none());
+}
