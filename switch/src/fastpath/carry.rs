@@ -257,7 +257,7 @@ mod tests {
     fn the_answer_to_a_syn_hands_both_directions_over() {
         let [opener, answer, _] = World::new(Timeouts::default()).open();
         let (opener, answer) = opener.zip(answer).expect("both");
-        let both = vec![(Direction::Original, opener.leaves), (Direction::Reply, answer.leaves)];
+        let both = [(Direction::Original, opener.leaves), (Direction::Reply, answer.leaves)];
         for (then, now, expected) in [(1, 1, &both[..]), (1, 2, &both[1..])] {
             let mut offers = Offers::default();
             offers.begin(then);

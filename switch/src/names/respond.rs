@@ -29,17 +29,14 @@ pub enum Outcome {
 
 /// Decides about a message from a container of a network. `turn` is which of several addresses comes first.
 pub fn respond(names: &Names, network: NetworkId, bytes: &[u8], turn: usize) -> Outcome {
-    let request = match Message::from_vec(bytes) {
-        Ok(request) => request,
+    let Ok(request) = Message::from_vec(bytes) else {
         // Enough of it to tell whom: RFC 1035 section 4.1.1.
-        Err(_) => {
-            let Some(&[a, b, flags, _]) = bytes.first_chunk() else { return Outcome::Ignore };
-            if bytes.len() < 12 || flags & 0x80 != 0 {
-                return Outcome::Ignore;
-            }
-            let id = u16::from_be_bytes([a, b]);
-            return Outcome::Answer(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr));
+        let Some(&[a, b, flags, _]) = bytes.first_chunk() else { return Outcome::Ignore };
+        if bytes.len() < 12 || flags & 0x80 != 0 {
+            return Outcome::Ignore;
         }
+        let id = u16::from_be_bytes([a, b]);
+        return Outcome::Answer(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr));
     };
     if request.metadata.message_type != MessageType::Query {
         return Outcome::Ignore;

@@ -171,7 +171,7 @@ impl Observers {
     /// Whether somebody wants to know what the stages decide about a frame that came in, and why.
     pub(crate) fn want_walk(&self, from: Ingress, wire: &[u8]) -> bool {
         // All of them are asked: each counts what it has no room for.
-        self.traces.iter().fold(false, |wanted, trace| trace.wants(from, wire) || wanted)
+        self.traces.iter().filter(|trace| trace.wants(from, wire)).count() > 0
     }
 
     /// Whether somebody wants to see drops.

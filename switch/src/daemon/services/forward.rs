@@ -72,8 +72,7 @@ impl Forwarder {
     }
 
     /// A question is answered.
-    pub(super) fn leave(&self, place: Place) {
-        let Place(port) = place;
+    pub(super) fn leave(&self, Place(port): Place) {
         let mut asking = self.asking.borrow_mut();
         if let Some(own) = asking.get_mut(&port) {
             *own -= 1;
