@@ -151,7 +151,8 @@ fn the_hosts_resolvers_are_asked_as_they_change() {
     let file = site.file("resolv.conf");
     fs::write(&file, "nameserver 127.0.0.52\n").expect("write");
     let mounted = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", file.display());
-    site.start_by(&["unshare", "--mount", "sh", "-c", &mounted, "sh"]);
+    // What is mounted on the machine later, namespaces of containers among it, swd is to see.
+    site.start_by(&["unshare", "--mount", "--propagation", "slave", "sh", "-c", &mounted, "sh"]);
     let web = attach(&site, "web", "172.18.0.10", &[]);
     assert!(dig(&web.ns, &["one.example"]).contains("status: SERVFAIL"));
 
