@@ -91,7 +91,7 @@ soak: install-deps
 	$(CARGO) build --workspace --bins
 	$(SUDO) target/debug/soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-# The dependencies: licences, where they come from, known vulnerabilities. The last needs the network (github.com).
+# The dependencies: licences, where they come from, known vulnerabilities. The last needs the network.
 audit:
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
