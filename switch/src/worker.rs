@@ -21,6 +21,7 @@ use crate::batch::Batch;
 use crate::dataplane::DataEvent;
 use crate::engine::Engine;
 use crate::fastpath::FastPath;
+use crate::fastpath::offer::Which;
 use crate::port::packet::PacketPorts;
 use crate::port::tap::TapPort;
 use crate::port::{Rx, Tx};
@@ -266,25 +267,24 @@ impl Worker {
         }
         self.engine.run(now(), &snapshot, &mut self.batch);
         // The answer to the answer of a SYN comes as fast as that can be sent.
-        let first = self.carry(true, epoch, &snapshot);
+        let first = self.carry(Which::JustOpened, epoch, &snapshot);
         self.send(&snapshot);
         drop(books);
         self.hand_over(first, epoch, &snapshot);
         true
     }
 
-    /// Hands connections to the kernel that have just opened, or all that are worth it. Tells whether there is the first flow among
-    /// them.
-    fn carry(&mut self, new: bool, epoch: u32, snapshot: &Snapshot) -> bool {
+    /// Hands connections to the kernel that are worth it. Tells whether there is the first flow among them.
+    fn carry(&mut self, which: Which, epoch: u32, snapshot: &Snapshot) -> bool {
         let shared = Arc::clone(self.engine.shared());
         let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return false };
         let mut first = false;
-        while let Some(carry) = offers.take_carry(new) {
+        while let Some(carry) = offers.take_carry(which) {
             let waiting = match carry.from {
                 Ingress::Port(_) => self.packet.is_ready(),
                 Ingress::Uplink(i) => self.uplinks.iter().any(|u| u.ifindex() == Some(i) && u.is_ready()),
             };
-            if waiting && !new && carry.packets % u64::from(OVERTAKES) != 0 {
+            if waiting && which == Which::Any && carry.packets % u64::from(OVERTAKES) != 0 {
                 continue;
             }
             match fast.carry(&carry, epoch, snapshot, &shared) {
@@ -297,7 +297,7 @@ impl Worker {
 
     /// Hands flows to the kernel that are worth it. `first`: there is the first one already.
     fn hand_over(&mut self, mut first: bool, epoch: u32, snapshot: &Snapshot) {
-        first |= self.carry(false, epoch, snapshot);
+        first |= self.carry(Which::Any, epoch, snapshot);
         let shared = Arc::clone(self.engine.shared());
         let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
         while let Some(offer) = offers.take() {

@@ -46,6 +46,10 @@ fn a_container_is_known_by_its_names_while_it_is_there() {
         let shop: HashSet<_> = addresses(ns, "shop").into_iter().collect();
         assert_eq!(shop, HashSet::from(["172.18.0.10".to_owned(), "172.18.0.11".to_owned()]));
         assert_eq!(dig(ns, &["+short", "-x", "172.18.0.11"]).trim(), "web2.default.swd.internal.");
+        assert!(
+            dig(ns, &["-x", "172.18.0.99"]).contains("status: NXDOMAIN"),
+            "nobody's, and not for others to know"
+        );
         let no_such_type = dig(ns, &["web", "AAAA"]);
         assert!(
             no_such_type.contains("status: NOERROR") && no_such_type.contains("ANSWER: 0"),

@@ -17,10 +17,10 @@ impl Daemon {
         services: &mut HashMap<NetworkId, Services, foldhash::fast::RandomState>,
     ) -> Names {
         let mut names = Names::default();
-        for (name, _) in self.desired.networks.iter().filter(|(_, network)| network.dns) {
+        for (name, network) in self.desired.networks.iter().filter(|(_, network)| network.dns) {
             let Some(id) = self.live.network(name) else { continue };
             services.entry(id).or_default().dns = true;
-            names.add_network(id, name);
+            names.add_network(id, name, network.gateways.iter().map(|(subnet, _)| *subnet));
         }
         for (name, port) in &self.desired.ports {
             // One whose interface is not there yet has no number.

@@ -155,7 +155,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::fastpath::offer::Offers;
+    use crate::fastpath::offer::{Offers, Which};
     use crate::snapshot::PortId;
 
     const INSIDE: Party = Party { network: NetworkId(1), owner: OwnerId(1) };
@@ -262,13 +262,13 @@ mod tests {
             let mut offers = Offers::default();
             offers.begin(then);
             offers.carried(opener);
-            assert_eq!(offers.take_carry(true), None);
+            assert_eq!(offers.take_carry(Which::JustOpened), None);
             offers.begin(now);
             offers.carried(answer);
-            let taken = std::iter::from_fn(|| offers.take_carry(true));
+            let taken = std::iter::from_fn(|| offers.take_carry(Which::JustOpened));
             let taken: Vec<_> = taken.map(|carry| (carry.routed.direction, carry.leaves)).collect();
             assert_eq!(taken, expected, "decided in epochs {then} and {now}");
-            assert_eq!(offers.take_carry(false), None);
+            assert_eq!(offers.take_carry(Which::Any), None);
         }
     }
 

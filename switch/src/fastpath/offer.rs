@@ -15,6 +15,15 @@ const OPENERS: usize = 512;
 /// switch to see.
 pub(super) const V6_HEADERS: [u8; 2] = [6, 17];
 
+/// Which of the connections that may be handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those whose SYN was answered just now.
+    JustOpened,
+    /// All of them.
+    Any,
+}
+
 /// Unicast frames from one port to another, between two MACs, from one address: IPv4 or IPv6. ARP is for the switch to see, tagged
 /// frames are for it to edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,11 +155,11 @@ impl Offers {
         }
     }
 
-    /// A connection that may be handed over, since the last call: all, or such as have just opened.
-    pub fn take_carry(&mut self, new: bool) -> Option<Carry> {
-        match new {
-            true => self.carries.extract_if(.., |carry| carry.is_new()).next(),
-            false => self.carries.pop(),
+    /// A connection that may be handed over, since the last call.
+    pub fn take_carry(&mut self, which: Which) -> Option<Carry> {
+        match which {
+            Which::JustOpened => self.carries.extract_if(.., |carry| carry.is_new()).next(),
+            Which::Any => self.carries.pop(),
         }
     }
 

@@ -8,6 +8,8 @@ pub mod respond;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::snapshot::NetworkId;
 
 /// The domain below which all names are, too. RFC 9476 and ICANN reserve `internal` for such use.
@@ -17,6 +19,7 @@ pub const DOMAIN: &str = "swd.internal";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Zone {
     name: String,
+    subnets: Vec<IpNet>,
     /// Addresses by name, in lower case. A name that several ports have has the addresses of all.
     addresses: HashMap<String, Vec<IpAddr>, foldhash::fast::RandomState>,
     /// What a port is called, by its address.
@@ -27,6 +30,17 @@ struct Zone {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     zones: HashMap<NetworkId, Zone, foldhash::fast::RandomState>,
+}
+
+/// What is known of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The port with it is called so, in full.
+    Port(String),
+    /// It is one of the switch's, and nobody's in the network that asks.
+    Nobody,
+    /// It is for others to know.
+    Elsewhere,
 }
 
 /// What is known of a name.
@@ -42,8 +56,10 @@ pub enum Known<'a> {
 
 impl Names {
     /// Adds a network, whose gateway answers for its names.
-    pub fn add_network(&mut self, id: NetworkId, name: &str) {
-        self.zones.entry(id).or_default().name = name.to_ascii_lowercase();
+    pub fn add_network(&mut self, id: NetworkId, name: &str, subnets: impl IntoIterator<Item = IpNet>) {
+        let zone = self.zones.entry(id).or_default();
+        zone.name = name.to_ascii_lowercase();
+        zone.subnets.extend(subnets);
     }
 
     /// Adds a port's addresses by its name and its aliases. Nothing happens in a network that has no names.
@@ -80,10 +96,16 @@ impl Names {
         }
     }
 
-    /// What the port with an address is called in full, or none where the address is not one of the network's ports.
-    pub fn owner(&self, network: NetworkId, address: IpAddr) -> Option<String> {
-        let zone = self.zones.get(&network)?;
-        Some(format!("{}.{}.{DOMAIN}", zone.owners.get(&address)?, zone.name))
+    /// Whose an address is, to a container of a network. Inside addresses are never asked of others: they are nothing for the outside.
+    pub fn owner(&self, network: NetworkId, address: IpAddr) -> Owner {
+        let zone = self.zones.get(&network);
+        match zone.and_then(|zone| Some((zone.owners.get(&address)?, &zone.name))) {
+            Some((port, network)) => Owner::Port(format!("{port}.{network}.{DOMAIN}")),
+            None if self.zones.values().flat_map(|z| &z.subnets).any(|s| s.contains(&address)) => {
+                Owner::Nobody
+            }
+            None => Owner::Elsewhere,
+        }
     }
 }
 
@@ -96,8 +118,8 @@ mod tests {
 
     fn some() -> Names {
         let mut names = Names::default();
-        names.add_network(HERE, "default");
-        names.add_network(THERE, "other");
+        names.add_network(HERE, "default", ["10.0.0.0/16".parse().unwrap()]);
+        names.add_network(THERE, "other", ["10.1.0.0/16".parse().unwrap()]);
         let ip = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
         names.add_port(HERE, "Web", ["shop"].into_iter(), &ip("10.0.0.2"));
         names.add_port(HERE, "web2.a", ["shop"].into_iter(), &ip("10.0.0.3"));
@@ -125,7 +147,9 @@ mod tests {
     #[test]
     fn an_address_has_the_ports_name_not_its_aliases() {
         let owner = |at, text: &str| some().owner(at, text.parse().unwrap());
-        assert_eq!(owner(HERE, "10.0.0.2").as_deref(), Some("web.default.swd.internal"));
-        assert_eq!(owner(HERE, "10.1.0.2"), None, "another network's");
+        assert_eq!(owner(HERE, "10.0.0.2"), Owner::Port("web.default.swd.internal".into()));
+        assert_eq!(owner(HERE, "10.0.0.9"), Owner::Nobody);
+        assert_eq!(owner(HERE, "10.1.0.2"), Owner::Nobody, "another network's");
+        assert_eq!(owner(HERE, "192.0.2.1"), Owner::Elsewhere);
     }
 }

@@ -6,7 +6,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::{DOMAIN, Known, Names};
+use super::{DOMAIN, Known, Names, Owner};
 use crate::snapshot::NetworkId;
 
 /// Seconds that an answer may be kept: a container's address changes with the container.
@@ -84,7 +84,11 @@ fn records(
     if let Ok(net) = name.parse_arpa_name()
         && net.prefix_len() == net.max_prefix_len()
     {
-        let owner = names.owner(network, net.addr())?;
+        let owner = match names.owner(network, net.addr()) {
+            Owner::Port(name) => name,
+            Owner::Nobody => return Some((ResponseCode::NXDomain, Vec::new())),
+            Owner::Elsewhere => return None,
+        };
         let owner = Name::from_ascii(owner + ".").ok()?;
         let asked = matches!(wanted, RecordType::PTR | RecordType::ANY);
         let found = asked.then(|| record(RData::PTR(PTR(owner))));
@@ -161,7 +165,7 @@ mod tests {
 
     fn names() -> Names {
         let mut names = Names::default();
-        names.add_network(HERE, "default");
+        names.add_network(HERE, "default", ["10.0.0.0/24".parse().unwrap()]);
         for n in 2..=60 {
             let addresses = [IpAddr::from([10, 0, 0, n])];
             names.add_port(HERE, &format!("c{n}"), ["all"].into_iter(), &addresses);
@@ -206,6 +210,12 @@ mod tests {
         let found = ask("2.0.0.10.in-addr.arpa.", RecordType::PTR, 0);
         let name = Name::from_ascii("c2.default.swd.internal.").unwrap();
         assert_eq!(found.answers[0].data, RData::PTR(PTR(name)));
+        let nobody = ask("200.0.0.10.in-addr.arpa.", RecordType::PTR, 0);
+        assert_eq!(
+            nobody.metadata.response_code,
+            ResponseCode::NXDomain,
+            "the outside is not asked about it"
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub(super) struct Watch {
     /// Of the process that runs: looks at it, and what it took when it was warm.
     looks: u32,
     base: Option<(u64, usize)>,
-    /// Namespaces that there were before, but for those of containers.
+    /// Frames that this process had received when it was looked at last.
     received: u64,
 }
 

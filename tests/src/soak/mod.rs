@@ -133,14 +133,14 @@ pub fn run(options: &Options) -> Summary {
         if fault.is_restart() {
             watch.after_restart(&world);
         }
-        traffic.goes_on(&world);
+        traffic.goes_on();
         extras.check(&world);
         watch.look(&mut world, &mut summary);
         let longest = usize::try_from(options.pause.as_millis()).unwrap_or(usize::MAX).max(1);
         thread::sleep(ms(random.below(longest) as u64));
     }
     extras.clear(&world);
-    traffic.goes_on(&world);
+    traffic.goes_on();
     watch.finish(&mut world, &mut summary);
     summary.connections = traffic.finish();
     summary.garbage = garbage.sent();

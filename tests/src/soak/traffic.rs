@@ -56,13 +56,13 @@ impl Traffic {
         });
         let mut new =
             Self { http, ssh, bulk: bulk.into(), _servers: (servers, sshd.into()), round: 0, answered: 0 };
-        new.goes_on(world);
+        new.goes_on();
         new
     }
 
     /// Every connection is still there, and answers.
     #[track_caller]
-    pub(super) fn goes_on(&mut self, _world: &World) {
+    pub(super) fn goes_on(&mut self) {
         self.round += 1;
         let words = |n: usize| format!("round-{}-{n}", self.round);
         for (n, http) in self.http.iter_mut().enumerate() {

@@ -98,7 +98,9 @@ impl Dns {
 
     fn answer(&self, to: &Asker, ends: &udp::Ends, payload: Option<Vec<u8>>) {
         let Some(bytes) = payload.and_then(|payload| ends.answer(&payload)) else { return };
-        // One for which there is no room is lost, as it may be on any network; the asker asks again.
-        self.outlet.send(Answer { to: to.clone(), bytes });
+        // One for which there is no room is lost, as any frame to a port may be; the asker asks again.
+        if !self.outlet.send(Answer { to: to.clone(), bytes }) {
+            to.counters.tx.drop_one();
+        }
     }
 }
