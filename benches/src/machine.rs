@@ -8,6 +8,11 @@ use std::time::Duration;
 use ::tests::process::run;
 use serde::Serialize;
 
+/// What TCP does about congestion in the worlds that are measured, unless told otherwise: what Debian and most distributions
+/// build their kernels with. By the kernel's own default two machines would measure two things: one built with BBR paces
+/// its senders by the round trip of an idle path.
+pub const CONGESTION_CONTROL: &str = "cubic";
+
 /// Length of a clock tick in /proc/stat and /proc/PID/stat (`USER_HZ`) in seconds.
 const TICK: f64 = 0.01;
 
@@ -131,8 +136,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one.
-    pub fn here() -> Self {
+    /// This one, whose measured namespaces have that congestion control.
+    pub fn here(congestion_control: &str) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let after = |text: &str, key: &str| {
             let line = text.lines().find_map(|l| l.strip_prefix(key).map(str::to_owned));
@@ -146,7 +151,7 @@ impl Machine {
             memory_gib: kib.div_ceil(1 << 20),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             system: after(&read("/etc/os-release"), "PRETTY_NAME="),
-            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
+            congestion_control: congestion_control.to_owned(),
             date: first_line(Command::new("date").args(["-u", "+%Y-%m-%d"])),
         }
     }

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use benches::attempt::{attempt, go_on, prepare};
 use benches::figures::{Figures, short};
 use benches::load::Load;
-use benches::machine::resident;
+use benches::machine::{CONGESTION_CONTROL, resident};
 use benches::measure::Meter;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -52,6 +52,9 @@ struct Options {
     /// UDP flows of the load `flows`
     #[arg(long, default_value_t = 200_000)]
     flows: u32,
+    /// What TCP does about congestion, at every end and in the rivals' own sockets
+    #[arg(long, default_value = CONGESTION_CONTROL)]
+    congestion: String,
     /// An argument for swd, e.g. --swd=--workers=2
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     swd: Vec<String>,
@@ -120,6 +123,7 @@ struct Plan {
     rivals: Vec<Box<dyn Rival>>,
     subjects: Vec<Subject>,
     size: Size,
+    congestion: String,
 }
 
 fn compare(mut options: Options) -> Result<()> {
@@ -132,7 +136,7 @@ fn compare(mut options: Options) -> Result<()> {
     ensure!(options.rounds > 0 && options.seconds > 0.0, "--rounds and --seconds must be more than 0");
     let plan = plan(&options, size)?;
     let mut run = Run {
-        machine: benches::machine::Machine::here(),
+        machine: benches::machine::Machine::here(&options.congestion),
         rounds: options.rounds,
         seconds: options.seconds,
         rivals: plan.rivals.iter().map(|r| shown(r.as_ref())).collect(),
@@ -191,7 +195,7 @@ fn plan(options: &Options, size: Size) -> Result<Plan> {
         "--only names no rival: bridge, swd, ovs, vde, slirp4netns, pasta, docker-proxy, veth"
     );
     ensure!(!subjects.is_empty(), "--loads and --roads leave nothing to measure");
-    Ok(Plan { rivals, subjects, size })
+    Ok(Plan { rivals, subjects, size, congestion: options.congestion.clone() })
 }
 
 fn shown(rival: &dyn Rival) -> Shown {
@@ -213,7 +217,7 @@ fn one(rival: &dyn Rival, round: u32, plan: &Plan, meter: &Meter, samples: &mut 
     // Each rival has a folder of its own, so that what is left of one is not taken for another's.
     let folder = meter.dir().join(format!("{}-{round}", rival.name()));
     fs::create_dir_all(&folder).context("a folder for the rival")?;
-    let topology = Topology::new(&folder);
+    let topology = Topology::new(&folder, &plan.congestion);
     let running = attempt(|| rival.set_up(&topology)).with_context(|| last_words(&folder))?;
     warm_up(rival, &topology);
     let pids = running.pids();

@@ -50,8 +50,8 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
-    /// Makes all of it; rivals may put files into `dir`.
-    pub(crate) fn new(dir: &Path) -> Self {
+    /// Makes all of it, with that TCP congestion control everywhere; rivals may put files into `dir`.
+    pub(crate) fn new(dir: &Path, congestion_control: &str) -> Self {
         let new = Self {
             c1: Namespace::new(),
             c2: Namespace::new(),
@@ -59,7 +59,9 @@ impl Topology {
             outside: Namespace::new(),
             dir: dir.to_owned(),
         };
+        let congestion_control = format!("net.ipv4.tcp_congestion_control={congestion_control}");
         for ns in [&new.c1, &new.c2, &new.host, &new.outside] {
+            ns.run(&["sysctl", "-qw", &congestion_control]).ok();
             for setting in SETTINGS {
                 ns.run(&["sysctl", "-qw", setting]);
             }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use benches::attempt::{attempt, go_on, prepare};
 use benches::load::Load;
-use benches::machine::Machine;
+use benches::machine::{CONGESTION_CONTROL, Machine};
 use benches::measure::Meter;
 use clap::{Parser, Subcommand};
 
@@ -79,7 +79,8 @@ fn scale(mut options: Options) -> Result<()> {
         "--only names no curve: ports, fdb, flows, connections, publishes, networks, workers"
     );
     let meter = Meter::new(options.seconds)?;
-    let mut run = Run { machine: Machine::here(), seconds: options.seconds, curves: Vec::new() };
+    let mut run =
+        Run { machine: Machine::here(CONGESTION_CONTROL), seconds: options.seconds, curves: Vec::new() };
     let start = Instant::now();
     for curve in all {
         go_on()?;

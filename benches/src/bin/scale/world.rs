@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use benches::figures::Figures;
 use benches::load::Protocol;
-use benches::machine::{families, resident};
+use benches::machine::{CONGESTION_CONTROL, families, resident};
 use benches::measure::{Cpus, Meter, Path};
 use ctl::client::{Client, ClientError};
 use tests::netns::{Namespace, veth};
@@ -60,7 +60,9 @@ impl World {
         site.start();
         let c1 = site.container("c1", Way::PortAdd, C1);
         let c2 = site.container("c2", Way::PortAdd, "172.18.0.20");
+        let congestion_control = format!("net.ipv4.tcp_congestion_control={CONGESTION_CONTROL}");
         for ns in [&c1.ns, &c2.ns, &wan, &site.host] {
+            ns.run(&["sysctl", "-qw", &congestion_control]).ok();
             ns.run(&["sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=10000 60000"]);
         }
         let client = Client::new(site.socket());
