@@ -11,6 +11,7 @@ use benches::plot;
 use serde::Serialize;
 
 use crate::curves::Growing;
+use crate::world::ROUNDS;
 
 /// Every figure that a curve may have, with its title.
 const FIGURES: [(&str, &str); 18] = [
@@ -73,7 +74,7 @@ pub(crate) fn write(folder: &Path, run: &Run) -> Result<String> {
     save("scale.json", &format!("{}\n", serde_json::to_string_pretty(run)?))?;
     let mut text = format!(
         "# swd as it grows\n\n\
-         Written by `make bench`; not edited by hand. {}. One measurement a point, of {} s: single points vary by some 15 %. \
+         Written by `make bench`; not edited by hand. {}. Loads last {} s; a point is the median of {ROUNDS}. \
          Between containers with `fast_path = false`. What the curves say is in [scaling.md](../scaling.md).\n",
         run.machine.sentence(),
         short(run.seconds),

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use benches::figures::Figures;
+use benches::figures::{Figures, Spread};
 use benches::load::Protocol;
 use benches::machine::{CONGESTION_CONTROL, families, resident};
 use benches::measure::{Cpus, Meter, Path};
@@ -18,6 +18,9 @@ use tokio::runtime::Runtime;
 pub(crate) const OUTSIDE: &str = "172.16.0.1";
 /// The first container's address.
 pub(crate) const C1: &str = "172.18.0.10";
+
+/// How often each load runs at a point.
+pub(crate) const ROUNDS: u32 = 3;
 
 /// What the loads between the containers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +91,8 @@ impl World {
         Path { server: &self.wan, client: &self.c1.ns, address: OUTSIDE, port, pids }
     }
 
-    /// Runs the loads: `gbit_s`, `rx_per_s`, `p50_us`, `per_s`, `rss_mb`.
+    /// Runs the loads, one after the other and all of them [`ROUNDS`] times, and takes the medians: `gbit_s`, `rx_per_s`,
+    /// `p50_us`, `per_s`, `rss_mb`.
     pub(crate) fn measure(&self, meter: &Meter, loads: Loads) -> Result<Figures> {
         let pids = families(&[self.site.pid()]);
         let path = match loads {
@@ -98,14 +102,20 @@ impl World {
             Loads::Out => self.way_out(&pids, 5201),
         };
         let mut figures = Figures::from([("rss_mb", self.memory() / 1e6)]);
-        let take = |from: Figures, name: &str, to: &mut Figures| {
-            to.set(name, from.get(name).unwrap_or(f64::NAN));
-        };
         path.client.pings(path.address);
-        take(meter.bulk(path, 1)?, "gbit_s", &mut figures);
-        take(meter.datagrams(path, None)?, "rx_per_s", &mut figures);
-        take(meter.round_trips(path, Protocol::Udp, Cpus::Any)?, "p50_us", &mut figures);
-        take(meter.connections(path)?, "per_s", &mut figures);
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            rounds.extend([
+                ("gbit_s", meter.bulk(path, 1)?),
+                ("rx_per_s", meter.datagrams(path, None)?),
+                ("p50_us", meter.round_trips(path, Protocol::Udp, Cpus::Any)?),
+                ("per_s", meter.connections(path)?),
+            ]);
+        }
+        for name in ["gbit_s", "rx_per_s", "p50_us", "per_s"] {
+            let values = rounds.iter().filter(|(figure, _)| *figure == name).filter_map(|(_, f)| f.get(name));
+            figures.set(name, Spread::of(values).map_or(f64::NAN, |spread| spread.median));
+        }
         Ok(figures)
     }
 
