@@ -13,6 +13,8 @@ ss            iproute2
 ping          iputils-ping
 curl          curl
 iperf3        iperf3
+dhclient      isc-dhcp-client
+dhcpcd        dhcpcd-base
 dig           bind9-dnsutils
 dnsmasq       dnsmasq-base
 mtr           mtr-tiny
@@ -21,6 +23,7 @@ scp           openssh-client
 ssh-keygen    openssh-client
 traceroute    traceroute
 tcpdump       tcpdump
+rdisc6        ndisc6
 python3       python3
 ethtool       ethtool
 nft           nftables

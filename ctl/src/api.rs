@@ -4,6 +4,7 @@
 //! added; none changes its meaning.
 
 mod limits;
+mod network;
 mod observe;
 mod policy;
 mod survive;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use limits::*;
+pub use network::*;
 pub use observe::*;
 pub use policy::*;
 pub use survive::*;
@@ -92,30 +94,6 @@ pub enum Guards {
     Sockets,
 }
 
-/// Which connections of a container's port share an external port (RFC 4787 section 4.1).
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mapping {
-    /// Each has its own ("symmetric").
-    AddressAndPortDependent,
-    /// All of them, while ports last.
-    #[default]
-    EndpointIndependent,
-}
-
-/// Who may send to an external port that is in use (RFC 4787 section 5).
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Filtering {
-    /// Endpoints that the container's port has sent to.
-    #[default]
-    AddressAndPortDependent,
-    /// Any port of addresses that it has sent to.
-    AddressDependent,
-    /// Everyone.
-    EndpointIndependent,
-}
-
 impl Guards {
     /// `bpf` or `sockets`.
     pub const fn name(self) -> &'static str {
@@ -124,112 +102,6 @@ impl Guards {
             Self::Sockets => "sockets",
         }
     }
-}
-
-impl Mapping {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::EndpointIndependent, Self::AddressAndPortDependent];
-
-    /// As it is written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AddressAndPortDependent => "address-and-port-dependent",
-            Self::EndpointIndependent => "endpoint-independent",
-        }
-    }
-}
-
-impl Filtering {
-    /// All of them.
-    pub const ALL: [Self; 3] =
-        [Self::AddressAndPortDependent, Self::AddressDependent, Self::EndpointIndependent];
-
-    /// As it is written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AddressAndPortDependent => "address-and-port-dependent",
-            Self::AddressDependent => "address-dependent",
-            Self::EndpointIndependent => "endpoint-independent",
-        }
-    }
-}
-
-/// A network: one broadcast domain.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
-pub struct Network {
-    /// Its name.
-    pub name: String,
-    /// IPv4 and IPv6 subnets.
-    #[schema(value_type = Vec<String>)]
-    pub subnets: Vec<IpNet>,
-    /// The gateway's address in each subnet, in the same order.
-    #[schema(value_type = Vec<String>)]
-    pub gateways: Vec<IpAddr>,
-    /// The gateway's MAC address.
-    pub gateway_mac: String,
-    /// Largest IP packet in bytes.
-    pub mtu: u32,
-    /// Ports may not talk to each other, only to the gateway.
-    pub isolate_ports: bool,
-    /// Connections to the outside leave behind the host's address.
-    pub masquerade: bool,
-    /// Which of them share an external port.
-    #[serde(default)]
-    pub mapping: Mapping,
-    /// Who may send to it.
-    #[serde(default)]
-    pub filtering: Filtering,
-    /// The gateway answers for names.
-    #[serde(default)]
-    pub dns: bool,
-    /// The host has an interface in this network.
-    pub host_access: bool,
-    /// The host's interface in this network, where `host_access` is on.
-    pub host_ifname: Option<String>,
-    /// Names of its ports.
-    pub ports: Vec<String>,
-    /// Addresses leased to attached containers.
-    pub leases: u64,
-}
-
-/// `POST /v1/networks`: a network to add.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkSpec {
-    /// Its name: 1 to 63 letters, digits, `.`, `_` or `-`, beginning with a letter or digit.
-    pub name: String,
-    /// At least one subnet; at most one of each family.
-    #[schema(value_type = Vec<String>)]
-    pub subnets: Vec<IpNet>,
-    /// Gateway addresses; the first address of each subnet when left out.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>)]
-    pub gateways: Vec<IpAddr>,
-    /// Largest IP packet in bytes, 1280 (576 without IPv6) to 65,535; 1500 when left out.
-    #[serde(default)]
-    pub mtu: Option<u32>,
-    /// Ports may not talk to each other, only to the gateway.
-    #[serde(default)]
-    pub isolate_ports: bool,
-    /// Connections to the outside leave behind the host's address.
-    #[serde(default = "yes")]
-    pub masquerade: bool,
-    /// Which of them share an external port.
-    #[serde(default)]
-    pub mapping: Mapping,
-    /// Who may send to it.
-    #[serde(default)]
-    pub filtering: Filtering,
-    /// Let the gateway answer for names.
-    #[serde(default = "yes")]
-    pub dns: bool,
-    /// Give the host an interface with the gateway's address in this network.
-    #[serde(default = "yes")]
-    pub host_access: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// What kind of device stands behind a port.
@@ -277,7 +149,7 @@ pub struct Port {
     pub netns: Option<String>,
     /// Name of the interface inside the container, for attached ports.
     pub container_ifname: Option<String>,
-    /// Addresses leased to it, for attached ports.
+    /// Addresses leased to it: those that it was attached with, or has by DHCP.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpNet>,
     /// Since when the port exists.
@@ -318,6 +190,10 @@ pub struct PortSpec {
     /// Its network; `default` when left out.
     #[serde(default)]
     pub network: Option<String>,
+    /// The IPv4 address that it gets when it asks by DHCP; a free one when left out.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
 }
 
 /// `POST /v1/attach`: a container to give an interface.
@@ -581,7 +457,8 @@ pub struct Event {
     #[schema(value_type = String, format = DateTime)]
     pub time: Timestamp,
     /// What: `port-added`, `port-removed`, `port-up`, `port-down`, `port-missing`, `network-added`, `network-removed`,
-    /// `mac-moved`, `mac-damped`, `fdb-full`, `address-leased`, `address-released`, `limits-changed`, `policy-changed`,
+    /// `mac-moved`, `mac-damped`, `fdb-full`, `address-leased`, `address-released`, `address-declined`, `address-refused`,
+    /// `limits-changed`, `policy-changed`,
     /// `events-lost`.
     pub kind: String,
     /// The port, network or address it happened to.

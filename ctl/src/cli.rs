@@ -227,6 +227,15 @@ pub(crate) struct NetworkAdd {
     /// Do not let the gateway answer for names
     #[arg(long)]
     no_dns: bool,
+    /// Do not let the gateway give addresses to ports that ask by DHCP
+    #[arg(long)]
+    no_dhcp: bool,
+    /// Seconds that such an address may be used without asking again [default: 3600]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "no_dhcp")]
+    dhcp_lease: Option<u32>,
+    /// Do not let the gateway advertise itself as an IPv6 router to ports without an IPv6 address of swd's
+    #[arg(long)]
+    no_ra: bool,
     /// Give the host no interface in this network
     #[arg(long)]
     no_host_access: bool,
@@ -265,6 +274,9 @@ pub(crate) struct PortAdd {
     /// The port's name [default: the interface's]
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
+    /// The IPv4 address that it gets when it asks by DHCP [default: a free one]
+    #[arg(long = "ip", value_name = "IP", value_parser = address)]
+    address: Option<IpAddr>,
 }
 
 #[derive(Args, Debug)]
@@ -438,6 +450,9 @@ impl NetworkAdd {
             mapping: self.mapping,
             filtering: self.filtering,
             dns: !self.no_dns,
+            dhcp: !self.no_dhcp,
+            dhcp_lease: self.dhcp_lease,
+            ra: !self.no_ra,
             host_access: !self.no_host_access,
         }
     }
@@ -446,7 +461,7 @@ impl NetworkAdd {
 impl PortAdd {
     /// What to ask swd for.
     pub(crate) fn spec(self) -> PortSpec {
-        PortSpec { ifname: self.ifname, name: self.name, network: self.network }
+        PortSpec { ifname: self.ifname, name: self.name, network: self.network, address: self.address }
     }
 }
 

@@ -332,6 +332,12 @@ pub struct Network {
     pub filtering: Filtering,
     /// The gateway answers for names.
     pub dns: bool,
+    /// The gateway gives addresses to ports that ask by DHCP.
+    pub dhcp: bool,
+    /// For how many seconds.
+    pub dhcp_lease: u32,
+    /// The gateway advertises itself as an IPv6 router to ports without an IPv6 address of swd's.
+    pub ra: bool,
     /// The host has an interface in this network.
     pub host_access: bool,
 }
@@ -348,6 +354,9 @@ impl Default for Network {
             mapping: Mapping::default(),
             filtering: Filtering::default(),
             dns: true,
+            dhcp: true,
+            dhcp_lease: spec::DEFAULT_LEASE,
+            ra: true,
             host_access: true,
         }
     }
@@ -366,6 +375,9 @@ impl Network {
             mapping: self.mapping,
             filtering: self.filtering,
             dns: self.dns,
+            dhcp: self.dhcp,
+            dhcp_lease: Some(self.dhcp_lease),
+            ra: self.ra,
             host_access: self.host_access,
         }
     }

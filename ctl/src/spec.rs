@@ -4,6 +4,7 @@
 //! `swctl config check` and the daemon's start agree.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
@@ -15,6 +16,14 @@ pub const MAX_IFNAME: usize = 15;
 pub const MAX_NAME: usize = 63;
 /// MTU of a network that names none.
 pub const DEFAULT_MTU: u32 = 1500;
+/// Seconds that an address by DHCP may be used without asking again, in a network that says nothing of it.
+pub const DEFAULT_LEASE: u32 = 3600;
+/// The same, for serde.
+pub const fn default_lease() -> u32 {
+    DEFAULT_LEASE
+}
+/// Seconds that can be asked for: a client asks again after half of them, and not forever.
+pub const LEASES: RangeInclusive<u32> = 10..=31_536_000;
 
 /// A value that cannot be used, and what to use in its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +106,9 @@ pub enum SpecError {
         /// Why.
         why: &'static str,
     },
+    /// Too short or too long.
+    #[error("a DHCP lease of {0} seconds is out of range; use {min} to {max}", min = LEASES.start(), max = LEASES.end())]
+    Lease(u32),
 }
 
 /// Checks the name of a network or port: 1 to 63 of `[A-Za-z0-9._-]`, the first a letter or digit.
@@ -173,6 +185,8 @@ pub struct Checked {
     pub gateways: Vec<(IpNet, IpAddr)>,
     /// Largest IP packet.
     pub mtu: u32,
+    /// Seconds that an address by DHCP may be used without asking again.
+    pub dhcp_lease: u32,
 }
 
 /// Checks everything about a network that can be checked without knowing the others; fills in what was left out.
@@ -218,7 +232,11 @@ pub fn check_network(spec: &NetworkSpec) -> Result<Checked, SpecError> {
     if !(min..=65_535).contains(&mtu) {
         return Err(SpecError::Mtu { mtu, min, why });
     }
-    Ok(Checked { gateways, mtu })
+    let dhcp_lease = spec.dhcp_lease.unwrap_or(DEFAULT_LEASE);
+    if !LEASES.contains(&dhcp_lease) {
+        return Err(SpecError::Lease(dhcp_lease));
+    }
+    Ok(Checked { gateways, mtu, dhcp_lease })
 }
 
 fn is_v4(net: &IpNet) -> bool {
@@ -355,6 +373,9 @@ mod tests {
             mapping: Mapping::default(),
             filtering: Filtering::default(),
             dns: true,
+            dhcp: true,
+            dhcp_lease: None,
+            ra: true,
             host_access: true,
         }
     }
@@ -442,5 +463,9 @@ mod tests {
             assert!(check_network(&NetworkSpec { mtu: Some(mtu), ..spec(&["10.0.0.0/24"], &[]) }).is_err());
         }
         assert!(check_network(&NetworkSpec { mtu: Some(1000), ..spec(&["fd00::/64"], &[]) }).is_err());
+        for lease in [0, 9, u32::MAX] {
+            let spec = NetworkSpec { dhcp_lease: Some(lease), ..spec(&["10.0.0.0/24"], &[]) };
+            assert_eq!(check_network(&spec), Err(SpecError::Lease(lease)));
+        }
     }
 }

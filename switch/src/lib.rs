@@ -7,6 +7,7 @@
 //! Decisions are functions of (frame, state, now): [`stage`] and what it runs, up to [`engine`]. Effects are at the rim:
 //! [`worker`] moves frames, the daemon talks to the kernel and to people. `docs/architecture.md` has the whole picture.
 
+pub mod addressing;
 pub mod batch;
 pub mod bridge;
 pub mod daemon;

@@ -1,4 +1,4 @@
-//! The desk between the workers and the gateway's own services: names now, whatever else a gateway has to answer for that a
+//! The desk between the workers and the gateway's own services: names, addresses, whatever else a gateway has to answer for that a
 //! worker cannot answer in place, because it takes a socket, a file or time.
 //!
 //! ```text
@@ -28,15 +28,24 @@ pub const WAITING: usize = 4096;
 /// What the gateway serves by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
+    /// Addresses: DHCP for IPv4, port 67.
+    Dhcp,
+    /// What else there is to know, for those who make their addresses themselves: DHCP for IPv6, port 547.
+    Dhcp6,
     /// Names: DNS by UDP, port 53.
     Dns,
+    /// Router solicitations: ICMPv6.
+    Router,
 }
 
 impl Service {
     /// Its name in traces.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Dhcp => "dhcp",
+            Self::Dhcp6 => "dhcp6",
             Self::Dns => "dns",
+            Self::Router => "router",
         }
     }
 }
@@ -44,8 +53,12 @@ impl Service {
 /// Which services the gateway of a network has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Services {
+    /// [`Service::Dhcp`].
+    pub dhcp: bool,
     /// [`Service::Dns`].
     pub dns: bool,
+    /// [`Service::Router`] and [`Service::Dhcp6`].
+    pub router: bool,
 }
 
 /// A frame for a service.

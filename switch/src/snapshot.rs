@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipnet::IpNet;
 
+use crate::addressing::Addressing;
 use crate::limit::Limits;
 use crate::mac::Mac;
 use crate::names::Names;
@@ -195,6 +196,8 @@ pub struct Snapshot {
     pub services: HashMap<NetworkId, Services, foldhash::fast::RandomState>,
     /// Who is called what.
     pub names: Arc<Names>,
+    /// What those are told who ask for an address.
+    pub addressing: Arc<Addressing>,
     /// Networks without a way out.
     pub internal: HashSet<NetworkId, foldhash::fast::RandomState>,
 }

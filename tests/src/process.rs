@@ -19,13 +19,15 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 26] = [
+const PROGRAMS: [&str; 29] = [
     "ip",
     "nsenter",
     "setpriv",
     "ping",
     "curl",
     "iperf3",
+    "dhclient",
+    "dhcpcd",
     "dig",
     "dnsmasq",
     "mtr",
@@ -36,6 +38,7 @@ const PROGRAMS: [&str; 26] = [
     "traceroute",
     "tcpdump",
     "python3",
+    "rdisc6",
     "ethtool",
     "nft",
     "iptables-save",

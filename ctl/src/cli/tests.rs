@@ -75,6 +75,9 @@ fn a_network_with_nothing_but_a_subnet() {
             mapping: Mapping::default(),
             filtering: Filtering::default(),
             dns: true,
+            dhcp: true,
+            dhcp_lease: None,
+            ra: true,
             host_access: true,
         }
     );

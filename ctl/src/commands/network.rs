@@ -81,6 +81,8 @@ fn show(network: &Network) -> String {
         ("MTU", network.mtu.to_string()),
         ("Host end", table::optional(network.host_ifname.as_deref())),
         ("Names", yes_no(network.dns)),
+        ("DHCP", if network.dhcp { format!("yes, for {} s", network.dhcp_lease) } else { yes_no(false) }),
+        ("Router advertisements", yes_no(network.ra)),
         ("Host access", yes_no(network.host_access)),
         ("Masquerade", yes_no(network.masquerade)),
         ("Mapping", network.mapping.name().to_owned()),

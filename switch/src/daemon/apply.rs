@@ -112,9 +112,7 @@ impl Daemon {
                     }
                 }
                 Action::RemovePort(name) => {
-                    if let Some(port) = old.ports.get(name) {
-                        self.end_relayed(port.addresses());
-                    }
+                    self.end_relayed(&old.addresses(name));
                     gone.extend(remove(self, name).map(|p| (name.clone(), p, old.ports.get(name).cloned())));
                 }
                 Action::RemoveNetwork(name) => {
@@ -147,6 +145,13 @@ impl Daemon {
         for (name, port, was) in gone {
             self.dataplane.forget_port(port.id);
             self.live.free(port.id);
+            for address in old.addresses(&name) {
+                self.events.tell(
+                    "address-released",
+                    &address.addr().to_string(),
+                    format!("{address} was {name}'s"),
+                );
+            }
             self.dismantle(&name, port.link.as_ref(), was.as_ref()).await;
         }
         for name in networks {
@@ -178,13 +183,6 @@ impl Daemon {
             tracing::warn!("port {name} is removed, but: {e}");
         }
         if let Some(port) = was {
-            for address in port.addresses() {
-                self.events.tell(
-                    "address-released",
-                    &address.addr().to_string(),
-                    format!("{address} was {name}'s"),
-                );
-            }
             self.events.tell("port-removed", name, format!("port {name} left network {}", port.network));
         }
     }

@@ -4,13 +4,14 @@
 //! It is what the state file holds, and what the daemon makes of the kernel at every start. Leases are the addresses of
 //! attached ports, and go with them.
 
+mod addresses;
 pub mod docker;
 mod error;
 mod limits;
 mod mirrors;
 mod rules;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ctl::api::{AttachSpec, DEFAULT_NETWORK, Filtering, Mapping, Mirror, NetworkSpec, PortSpec, Rule};
@@ -19,11 +20,12 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use addresses::Lease;
+use addresses::choose;
 use docker::{DockerNetwork, Endpoint};
 pub use error::{Class, EditError};
 pub use limits::PortSettings;
 
-use super::ipam::{self, Use};
 use super::publishes::Publishes;
 use crate::mac::Mac;
 use crate::sys::netns::NetNsId;
@@ -53,6 +55,9 @@ pub struct Desired {
     /// Further names of ports, by the port's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub aliases: BTreeMap<String, Vec<String>>,
+    /// Addresses of ports by DHCP, by the port's name. Beside the port itself, so that a change of it is none of the port.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leased: BTreeMap<String, Lease>,
     /// Mirrors. One whose ports are gone waits for others of their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
@@ -85,6 +90,15 @@ pub struct Network {
     /// The gateway answers for names.
     #[serde(default = "yes")]
     pub dns: bool,
+    /// The gateway gives addresses to ports that ask.
+    #[serde(default = "yes")]
+    pub dhcp: bool,
+    /// For how many seconds.
+    #[serde(default = "spec::default_lease")]
+    pub dhcp_lease: u32,
+    /// The gateway advertises itself to ports without an IPv6 address. Networks of an earlier swd do not begin to.
+    #[serde(default)]
+    pub ra: bool,
     /// The host's interface; none without host access.
     pub host_ifname: Option<String>,
     /// The address handed out last, by subnet.
@@ -92,7 +106,7 @@ pub struct Network {
     pub last_lease: Vec<Option<IpAddr>>,
 }
 
-/// Networks of an earlier swd have names, too.
+/// Networks of an earlier swd have names and addresses for who asks, too.
 const fn yes() -> bool {
     true
 }
@@ -227,6 +241,9 @@ impl Desired {
             mapping: spec.mapping,
             filtering: spec.filtering,
             dns: spec.dns,
+            dhcp: spec.dhcp,
+            dhcp_lease: checked.dhcp_lease,
+            ra: spec.ra,
             host_ifname,
         };
         self.networks.insert(name.clone(), network);
@@ -326,6 +343,9 @@ impl Desired {
         let name = spec.name.as_ref().unwrap_or(&spec.ifname);
         let network = spec.network.as_deref().unwrap_or(DEFAULT_NETWORK);
         self.check_new_port(&action(), name, network)?;
+        if let Some(address) = spec.address {
+            self.reserve(name, network, address)?;
+        }
         let port = Port {
             network: network.to_owned(),
             ifname: spec.ifname.clone(),
@@ -400,12 +420,6 @@ impl Desired {
         Ok(name)
     }
 
-    /// Addresses that containers of a network hold.
-    pub fn leases(&self, network: &str) -> HashSet<IpAddr> {
-        let ports = self.ports.values().filter(|p| p.network == network);
-        ports.flat_map(|p| p.addresses().iter().map(IpNet::addr)).collect()
-    }
-
     fn check_mac(&self, network: &str, text: &str) -> Result<Mac, EditError> {
         let fail = |why: &str| EditError::Mac { mac: short(text), why: why.to_owned() };
         let mac: Mac = text
@@ -462,6 +476,7 @@ impl Desired {
         self.statics.retain(|_, s| s.port != name);
         self.settings.remove(name);
         self.aliases.remove(name);
+        self.leased.remove(name);
     }
 
     /// The port of this name; host ends are none.
@@ -498,7 +513,7 @@ impl Desired {
 }
 
 impl Port {
-    /// Addresses leased to it.
+    /// Addresses that it was made with. [`Desired::addresses`] has all that are its own.
     pub fn addresses(&self) -> &[IpNet] {
         match &self.origin {
             Origin::Added => &[],
@@ -576,64 +591,6 @@ fn container_mac(network: &str, name: &str, addresses: &[IpNet]) -> Mac {
         Some([a, b, c, d]) => Mac([0x02, seed, a, b, c, d]),
         None => Mac::from_seed(format!("{network}/{name}").as_bytes()),
     }
-}
-
-/// The addresses of a new container: those wanted, else the next free one of each subnet.
-fn choose(
-    network_name: &str,
-    network: &Network,
-    wanted: &[IpAddr],
-    port: &str,
-    leased: &HashSet<IpAddr>,
-    seen: impl Fn(&str, IpAddr) -> bool,
-) -> Result<Vec<IpNet>, EditError> {
-    let fail = |address: IpAddr, why: String| EditError::Address { port: port.to_owned(), address, why };
-    for address in wanted {
-        let Some((subnet, gateway)) = network.gateways.iter().find(|(s, _)| s.contains(address)) else {
-            let all: Vec<String> = network.gateways.iter().map(|(s, _)| s.to_string()).collect();
-            return Err(fail(*address, format!("is outside network {network_name} ({})", all.join(", "))));
-        };
-        if address == gateway {
-            return Err(fail(*address, format!("is the gateway of network {network_name}")));
-        }
-        if !ipam::is_host(*subnet, *address) {
-            return Err(fail(*address, format!("is the network or broadcast address of {subnet}")));
-        }
-        if wanted.iter().filter(|w| subnet.contains(*w)).count() > 1 {
-            return Err(fail(
-                *address,
-                format!("is the second one wanted in {subnet}; give one of each family"),
-            ));
-        }
-        if leased.contains(address) {
-            let why = format!(
-                "is leased to another container of network {network_name} ('swctl port ls' shows which)"
-            );
-            return Err(fail(*address, why));
-        }
-    }
-    let pools = network.gateways.iter().enumerate();
-    let one = |(at, (subnet, gateway)): (usize, &(IpNet, IpAddr))| {
-        let address = match wanted.iter().find(|w| subnet.contains(*w)) {
-            Some(wanted) => *wanted,
-            None => {
-                let last = network.last_lease.get(at).copied().flatten();
-                let used = |a| match leased.contains(&a) {
-                    true => Use::Leased,
-                    false if seen(network_name, a) => Use::Seen,
-                    false => Use::Free,
-                };
-                ipam::next(*subnet, *gateway, last, used).map_err(|source| EditError::Exhausted {
-                    port: port.to_owned(),
-                    network: network_name.to_owned(),
-                    source,
-                })?
-            }
-        };
-        // The prefix length is the subnet's own, so it fits the address.
-        Ok(IpNet::new(address, subnet.prefix_len()).unwrap_or(*subnet))
-    };
-    pools.map(one).collect()
 }
 
 #[cfg(test)]

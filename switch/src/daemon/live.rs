@@ -2,18 +2,23 @@
 //!
 //! Numbers are the lowest free ones. A port's number becomes free only after the workers have let go of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ctl::api::{PortKind, PortState};
 
 use super::desired::Desired;
 use super::links::Link;
-use crate::limit::Limits;
+use crate::limit::{Bucket, Limits, Rate};
 use crate::mac::Mac;
 use crate::snapshot::{self, Gateway, NetworkId, PortCounters, PortId, Snapshot};
 use crate::sources::Sources;
+
+/// Changes of its address that a port may have at once; one a second after that.
+const WISHES: u64 = 16;
+/// Addresses that a port's container declined and that are remembered; an older one is offered to it again.
+const MAX_DECLINED: usize = 8;
 
 /// Numbers and links.
 #[derive(Debug, Default)]
@@ -47,6 +52,10 @@ pub struct LivePort {
     pub sources: Option<Arc<Sources>>,
     /// Connections that it may have, as the translator knows it; none for what all may have.
     pub max_connections: Option<u32>,
+    /// How often it may have its address changed: each change is written to the disk.
+    pub wishes: Arc<Bucket>,
+    /// Addresses that its container declined lately, because somebody else uses them.
+    pub declined: VecDeque<IpAddr>,
 }
 
 /// What the kernel says of a port's interface.
@@ -141,6 +150,8 @@ impl Live {
             limits: None,
             sources: None,
             max_connections: None,
+            wishes: Arc::new(Bucket::new(Rate::Frames(1), Some(WISHES))),
+            declined: VecDeque::new(),
         };
         self.ports.insert(name.to_owned(), port);
         self.set_link(name, link);
@@ -175,6 +186,15 @@ impl Live {
         }
         port.link = link;
         true
+    }
+
+    /// Notes that a port's container will not have an address.
+    pub fn note_declined(&mut self, name: &str, address: Ipv4Addr) {
+        let Some(port) = self.ports.get_mut(name) else { return };
+        if port.declined.len() == MAX_DECLINED {
+            port.declined.pop_front();
+        }
+        port.declined.push_back(address.into());
     }
 
     /// The port of this name, host ends included.

@@ -4,6 +4,7 @@
 //! does by itself. [`control::Daemon`] owns it all; [`api`] is how people reach it. One thread; the workers never wait for
 //! it.
 
+mod addresses;
 mod api;
 pub mod apply;
 mod capture;

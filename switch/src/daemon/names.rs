@@ -27,7 +27,7 @@ impl Daemon {
             let (Some(_), Some(network)) = (self.live.port(name), self.live.network(&port.network)) else {
                 continue;
             };
-            let addresses: Vec<IpAddr> = port.addresses().iter().map(IpNet::addr).collect();
+            let addresses: Vec<IpAddr> = self.desired.addresses(name).iter().map(IpNet::addr).collect();
             if !addresses.is_empty() {
                 let aliases = self.desired.aliases.get(name).map(Vec::as_slice).unwrap_or_default();
                 names.add_port(network, name, aliases.iter().map(String::as_str), &addresses);

@@ -260,12 +260,14 @@ impl Daemon {
             let (Some(live), Some(network)) = (self.live.port(name), self.live.network(&port.network)) else {
                 continue;
             };
-            snapshot.leases.extend(port.addresses().iter().map(|a| ((network, a.addr()), live.id)));
+            let addresses = self.desired.addresses(name);
+            snapshot.leases.extend(addresses.iter().map(|a| ((network, a.addr()), live.id)));
         }
         snapshot.policy = self.policy();
         let internal = self.desired.docker.values().filter(|d| d.internal);
         snapshot.internal = internal.filter_map(|d| self.live.network(&d.network)).collect();
         snapshot.names = Arc::new(self.names(&mut snapshot.services));
+        snapshot.addressing = Arc::new(self.addressing(&mut snapshot.services));
         snapshot.observers = self.observers(&snapshot);
         self.set_filters();
         let mut relayed = self.outside.relayed();

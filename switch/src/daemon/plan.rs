@@ -83,7 +83,12 @@ mod tests {
             d.add_network("swd", &spec, |_| false).unwrap();
         }
         for (name, network) in ports {
-            let spec = PortSpec { ifname: (*name).into(), name: None, network: Some((*network).into()) };
+            let spec = PortSpec {
+                ifname: (*name).into(),
+                name: None,
+                network: Some((*network).into()),
+                address: None,
+            };
             d.add_port(&spec, Timestamp::UNIX_EPOCH).unwrap();
         }
         for (mac, port) in statics {

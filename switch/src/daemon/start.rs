@@ -285,7 +285,7 @@ async fn serve(
     }
     daemon.restore_connections();
     daemon.dataplane.receive().map_err(StartupError::Dataplane)?;
-    services::start(&daemon.dataplane)?;
+    let mut asks = services::start(&daemon.dataplane)?;
     daemon.outside.settle();
     daemon.adopt_relayed();
     if let Some(predecessor) = predecessor {
@@ -355,6 +355,7 @@ async fn serve(
                 fast |= event == DataEvent::FastPath;
                 daemon.lock().await.data_event(event).await;
             }
+            Some(ask) = asks.recv() => daemon.lock().await.serve_ask(ask),
             () = keeper_ended => keeper_ends = daemon.lock().await.check_keeper(),
             _ = collect.tick(), if fast => fast = daemon.lock().await.dataplane.collect() > 0,
             _ = sweep.tick() => {

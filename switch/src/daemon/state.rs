@@ -4,7 +4,7 @@
 //! synced: after a power cut there is the old state or the new one, never half of one. A file that cannot be read is never
 //! thrown away.
 //!
-//! Publishes come by the thousand, and the file grows with them. So a publish (or its end) is a line in the *journal*: a
+//! Publishes and leases come by the thousand, and the file grows with them. So one of them (or its end) is a line in the *journal*: a
 //! checksum and the change as JSON, synced before the call returns, the same work whatever there is already. The
 //! journal's first line names the state file that it goes on from, by a number that grows with each file written; a
 //! journal of an earlier one is stale and is begun anew. A last line that is not whole was never acknowledged and is
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::desired::Desired;
+use super::desired::{Desired, Lease};
 use super::publishes::Publish;
 
 /// Format of the file. Raise it when an older daemon could not read what this one writes.
@@ -58,6 +58,13 @@ pub enum Change {
     Publish(Publish),
     /// They were taken back.
     Unpublish(Publish),
+    /// A port's lease became this; none: it has none any more.
+    Lease {
+        /// The port.
+        port: String,
+        /// Its lease.
+        lease: Option<Lease>,
+    },
 }
 
 /// Why the state cannot be read or written.
@@ -142,6 +149,7 @@ impl Change {
         match self {
             Self::Publish(publish) => state.publishes.insert(Arc::new(publish)),
             Self::Unpublish(publish) => drop(state.publishes.remove(&publish.key())),
+            Self::Lease { port, lease } => state.set_lease(&port, lease),
         }
     }
 }

@@ -69,8 +69,7 @@ impl Daemon {
     }
 
     fn network_view(&self, name: &str, network: &desired::Network) -> api::Network {
-        let own = |port: &&Port| port.network == name;
-        let ports = self.desired.ports.iter().filter(|(_, p)| own(p)).map(|(n, _)| n.clone());
+        let ports = self.desired.ports.iter().filter(|(_, p)| p.network == name).map(|(n, _)| n.clone());
         api::Network {
             name: name.to_owned(),
             subnets: network.gateways.iter().map(|(subnet, _)| *subnet).collect(),
@@ -82,10 +81,13 @@ impl Daemon {
             mapping: network.mapping,
             filtering: network.filtering,
             dns: network.dns,
+            dhcp: network.dhcp,
+            dhcp_lease: network.dhcp_lease,
+            ra: network.ra,
             host_access: network.host_ifname.is_some(),
             host_ifname: network.host_ifname.clone(),
             ports: network.host_ifname.iter().cloned().chain(ports).collect(),
-            leases: self.desired.ports.values().filter(own).map(|p| p.addresses().len() as u64).sum(),
+            leases: self.desired.leases(name).len() as u64,
         }
     }
 
@@ -129,7 +131,7 @@ impl Daemon {
             mtu: mtu.unwrap_or_default(),
             netns: attachment.map(|a| a.netns.clone()),
             container_ifname: attachment.map(|a| a.ifname.clone()),
-            addresses: wanted.map(|p| p.addresses().to_vec()).unwrap_or_default(),
+            addresses: self.desired.addresses(name),
             since: wanted.map_or(self.started, |p| p.since),
             rx_packets: rx.packets(),
             tx_packets: tx.packets(),
@@ -143,9 +145,10 @@ impl Daemon {
         }
     }
 
-    /// The MAC that was given to an attached container.
+    /// The MAC that was given to an attached container, or that an address was given to.
     pub(super) fn container_mac(&self, port: &str) -> Option<Mac> {
-        self.desired.ports.get(port).and_then(Port::container_mac)
+        let made = self.desired.ports.get(port).and_then(Port::container_mac);
+        made.or_else(|| self.desired.leased.get(port)?.mac)
     }
 
     /// `GET /v1/fdb`.

@@ -121,6 +121,11 @@ impl Neighbors {
         self.table().by_address.get(&(network, address)).copied().filter(|n| now.since(n.seen) < LIFETIME)
     }
 
+    /// Forgets an address of a port, which uses it no more.
+    pub fn remove(&self, network: NetworkId, address: IpAddr, port: PortId) {
+        self.table().forget(|key, n| *key == (network, address) && n.port == port);
+    }
+
     /// Forgets every address of a port: the port is gone.
     pub fn remove_port(&self, port: PortId) {
         self.table().forget(|_, n| n.port == port);
@@ -211,6 +216,11 @@ mod tests {
         assert!(table.get(NET, ip(3000), later).is_some());
         // An address that changes hands counts for its new owner.
         table.note(NET, ip(3000), Mac::ZERO, b, later);
+        table.remove(NET, ip(3000), a);
+        assert!(table.get(NET, ip(3000), later).is_some(), "not its own any more");
+        table.note(NET, ip(3001), Mac::ZERO, b, later);
+        table.remove(NET, ip(3001), b);
+        assert!(table.get(NET, ip(3001), later).is_none());
         table.remove_port(b);
         assert!(table.get(NET, ip(3000), later).is_none());
         assert!(table.table().per_port.is_empty());

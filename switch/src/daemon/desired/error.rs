@@ -85,6 +85,14 @@ pub enum EditError {
         /// What is wrong.
         why: String,
     },
+    /// An address that cannot be given.
+    #[error("cannot give port {port} an address: {why}")]
+    Lease {
+        /// The port.
+        port: String,
+        /// What is in the way.
+        why: String,
+    },
     /// A rule that cannot be.
     #[error("cannot use the rule '{rule}': {why}")]
     Rule {

@@ -1,6 +1,9 @@
 //! Edits of what is limited of a port, and of what it may send from.
 
+use std::net::IpAddr;
+
 use ctl::api::{PortChange, PortLimits, Source};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Desired, EditError, Origin, Port};
@@ -71,7 +74,11 @@ impl Desired {
         let port = self.ports.get(name)?;
         let none = PortSettings::default();
         let settings = self.settings.get(name).unwrap_or(&none);
-        settings.is_guarded(port).then(|| settings.sources_of(port))
+        let own = self.addresses(name).into_iter().map(|net| net.addr().into());
+        let made = || {
+            self.self_made(name, settings.macs(port)).into_iter().map(|made| IpNet::from(IpAddr::V6(made)))
+        };
+        settings.is_guarded(port).then(|| settings.sources_of(port, own.chain(made())))
     }
 }
 
@@ -89,8 +96,7 @@ impl PortSettings {
         own.into_iter().chain(given)
     }
 
-    fn sources_of(&self, port: &Port) -> Sources {
-        let own = port.addresses().iter().map(|net| net.addr().into());
+    fn sources_of(&self, port: &Port, own: impl Iterator<Item = IpNet>) -> Sources {
         let given = self.sources.iter().filter_map(|source| match source {
             Source::Net(net) => Some(*net),
             Source::Mac(_) => None,

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use super::*;
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -27,7 +29,7 @@ fn addresses(d: &Desired, port: &str) -> Vec<String> {
 }
 
 fn port(ifname: &str) -> PortSpec {
-    PortSpec { ifname: ifname.into(), name: None, network: None }
+    PortSpec { ifname: ifname.into(), name: None, network: None, address: None }
 }
 
 #[test]

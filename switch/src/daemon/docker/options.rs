@@ -77,6 +77,10 @@ pub(super) fn wanted(request: &CreateNetwork) -> Result<Wanted, String> {
         mapping: Mapping::default(),
         filtering: Filtering::default(),
         dns: true,
+        // Docker gives its containers addresses itself; one that serves DHCP on such a network is the user's own.
+        dhcp: false,
+        dhcp_lease: None,
+        ra: false,
         host_access: true,
     };
     let mut known = DockerNetwork {

@@ -34,6 +34,16 @@ pub(super) fn read(frame: &[u8]) -> Option<(Ends, &[u8])> {
 }
 
 impl Ends {
+    /// The MAC of who asks.
+    pub(super) const fn client_mac(&self) -> Mac {
+        self.client.0
+    }
+
+    /// The same as if it had been sent to this address: the answer to what came to a group.
+    pub(super) const fn at(self, mac: Mac, address: IpAddr) -> Self {
+        Self { gateway: (mac, SocketAddr::new(address, self.gateway.1.port())), ..self }
+    }
+
     /// The longest payload that fits into a packet of this many bytes.
     pub(super) const fn room(&self, mtu: u32) -> usize {
         let header = if self.client.1.is_ipv4() { 20 } else { 40 };

@@ -35,13 +35,14 @@ pub(super) fn answer(frame: &mut Frame<'_>, cx: &Cx<'_>) -> Verdict {
 
 /// Whether `address` is one of the gateway's: that of a subnet, or its link-local one.
 fn is_gateway(network: &Network, address: IpAddr) -> bool {
-    network.gateways.iter().any(|g| g.address == address) || address == link_local(network.gateway_mac)
+    network.gateways.iter().any(|g| g.address == address)
+        || address == IpAddr::from(link_local(network.gateway_mac))
 }
 
 /// The link-local address that follows from a MAC (RFC 4291, appendix A).
-fn link_local(mac: Mac) -> IpAddr {
+pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0.map(u16::from);
-    Ipv6Addr::new(0xfe80, 0, 0, 0, ((a ^ 2) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f).into()
+    Ipv6Addr::new(0xfe80, 0, 0, 0, ((a ^ 2) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f)
 }
 
 /// Makes the frame one from the gateway to whoever sent it, with nothing left for hardware to do.
