@@ -19,7 +19,7 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 26] = [
+const PROGRAMS: [&str; 27] = [
     "ip",
     "nsenter",
     "setpriv",
@@ -46,6 +46,7 @@ const PROGRAMS: [&str; 26] = [
     "dockerd",
     "podman",
     "runc",
+    "musl-gcc",
 ];
 
 /// Fails the test where it cannot run. Never skips: a test that did not run has shown nothing.

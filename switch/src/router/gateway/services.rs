@@ -9,6 +9,7 @@ use crate::snapshot::Network;
 
 /// RFC 1035 section 4.2.
 const DNS: u16 = 53;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// The service that a frame is for. Fragments are for none: neither a query nor its sender's segments are that long.
@@ -17,7 +18,12 @@ pub fn of(frame: &Frame<'_>, network: &Network, on: Services) -> Option<Service>
         return None;
     }
     let (destination, protocol, port) = target(frame)?;
-    (port == DNS && protocol == UDP && super::is_gateway(network, destination)).then_some(Service::Dns)
+    let service = match protocol {
+        UDP => Service::Dns,
+        TCP => Service::DnsTcp,
+        _ => return None,
+    };
+    (port == DNS && super::is_gateway(network, destination)).then_some(service)
 }
 
 /// Destination, protocol and destination port of an untagged packet that is whole.

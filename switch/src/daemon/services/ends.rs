@@ -1,24 +1,36 @@
-//! Datagrams to a gateway, and back. Pure.
+//! Packets to a gateway, and back: who is at which end. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
-use crate::frame::ETHERNET_HEADER;
+use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::mac::Mac;
 
 const TTL: u8 = 64;
 const UDP_HEADER: usize = 8;
 
-/// Both ends of a datagram, as it came.
+/// Both ends of a packet, as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
     gateway: (Mac, SocketAddr),
     client: (Mac, SocketAddr),
 }
 
-/// The ends and the payload of a frame with a datagram.
-pub(super) fn read(frame: &[u8]) -> Option<(Ends, &[u8])> {
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried<'a> {
+    /// A datagram with this payload.
+    Datagram(&'a [u8]),
+    /// A segment of TCP.
+    Segment {
+        /// It asks for a connection: SYN and nothing else.
+        opens: bool,
+    },
+}
+
+/// The ends of a frame's packet, and what it carries.
+pub(super) fn read(frame: &[u8]) -> Option<(Ends, Carried<'_>)> {
     let macs = frame.first_chunk::<ETHERNET_HEADER>()?;
     let mac = |at: usize| macs[at..at + 6].try_into().ok().map(Mac);
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
@@ -27,21 +39,40 @@ pub(super) fn read(frame: &[u8]) -> Option<(Ends, &[u8])> {
         NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
         NetSlice::Arp(_) => return None,
     };
-    let Some(TransportSlice::Udp(udp)) = packet.transport else { return None };
-    let gateway = (mac(0)?, SocketAddr::new(destination, udp.destination_port()));
-    let client = (mac(6)?, SocketAddr::new(source, udp.source_port()));
-    Some((Ends { gateway, client }, udp.payload()))
+    let (from, to, carried) = match packet.transport? {
+        TransportSlice::Udp(udp) => {
+            (udp.source_port(), udp.destination_port(), Carried::Datagram(udp.payload()))
+        }
+        TransportSlice::Tcp(tcp) => {
+            let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
+            (tcp.source_port(), tcp.destination_port(), Carried::Segment { opens })
+        }
+        _ => return None,
+    };
+    let gateway = (mac(0)?, SocketAddr::new(destination, to));
+    let client = (mac(6)?, SocketAddr::new(source, from));
+    Some((Ends { gateway, client }, carried))
 }
 
 impl Ends {
-    /// The longest payload that fits into a packet of this many bytes.
+    /// The gateway's address and port.
+    pub(super) const fn gateway(&self) -> SocketAddr {
+        self.gateway.1
+    }
+
+    /// The client's.
+    pub(super) const fn client(&self) -> SocketAddr {
+        self.client.1
+    }
+
+    /// The longest datagram's payload that fits into a packet of this many bytes.
     pub(super) const fn room(&self, mtu: u32) -> usize {
         let header = if self.client.1.is_ipv4() { 20 } else { 40 };
         (mtu as usize).saturating_sub(header + UDP_HEADER)
     }
 
-    /// A frame with an answer.
-    pub(super) fn answer(&self, payload: &[u8]) -> Option<Vec<u8>> {
+    /// A frame to the client with a datagram.
+    pub(super) fn datagram(&self, payload: &[u8]) -> Option<Vec<u8>> {
         let (from, to) = (self.gateway, self.client);
         let ethernet = PacketBuilder::ethernet2(from.0.0, to.0.0);
         let ip = match (from.1.ip(), to.1.ip()) {
@@ -52,6 +83,12 @@ impl Ends {
         let mut frame = Vec::with_capacity(ETHERNET_HEADER + 40 + UDP_HEADER + payload.len());
         ip.udp(from.1.port(), to.1.port()).write(&mut frame, payload).ok()?;
         Some(frame)
+    }
+
+    /// A frame to the client with a packet that is whole.
+    pub(super) fn frame(&self, packet: &[u8]) -> Vec<u8> {
+        let ethertype = if self.client.1.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        [&self.client.0.0[..], &self.gateway.0.0, &ethertype.to_be_bytes(), packet].concat()
     }
 }
 
@@ -69,9 +106,10 @@ mod tests {
                 client: (Mac([4; 6]), b.parse().unwrap()),
             };
             let asks = ends(gateway, client);
-            let frame = asks.answer(b"said").unwrap();
-            let (back, payload) = read(&frame).unwrap();
-            assert_eq!(payload, b"said");
+            let frame = asks.datagram(b"said").unwrap();
+            assert_eq!(asks.frame(&frame[ETHERNET_HEADER..]), frame);
+            let (back, carried) = read(&frame).unwrap();
+            assert_eq!(carried, Carried::Datagram(b"said"));
             let Ends { gateway, client } = back;
             assert_eq!(Ends { gateway: client, client: gateway }, asks);
             assert_eq!(asks.room(1500), room);
