@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
 
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::mac::Mac;
 
 const TTL: u8 = 64;
 const UDP_HEADER: usize = 8;
+/// The smallest segments that a client may ask for, as Linux has it (`TCP_MIN_SND_MSS`): an answer in segments of a byte is a flood.
+const LEAST_SEGMENT: u16 = 48;
 
 /// Both ends of a packet, as it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +26,7 @@ pub(super) enum Carried<'a> {
     Datagram(&'a [u8]),
     /// A segment of TCP.
     Segment {
-        /// It asks for a connection: SYN and nothing else.
+        /// It asks for a connection that may be had: SYN and nothing else, and no segments below [`LEAST_SEGMENT`].
         opens: bool,
     },
 }
@@ -44,7 +46,7 @@ pub(super) fn read(frame: &[u8]) -> Option<(Ends, Carried<'_>)> {
             (udp.source_port(), udp.destination_port(), Carried::Datagram(udp.payload()))
         }
         TransportSlice::Tcp(tcp) => {
-            let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
+            let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin() && !takes_crumbs(&tcp);
             (tcp.source_port(), tcp.destination_port(), Carried::Segment { opens })
         }
         _ => return None,
@@ -52,6 +54,13 @@ pub(super) fn read(frame: &[u8]) -> Option<(Ends, Carried<'_>)> {
     let gateway = (mac(0)?, SocketAddr::new(destination, to));
     let client = (mac(6)?, SocketAddr::new(source, from));
     Some((Ends { gateway, client }, carried))
+}
+
+/// Whether a SYN asks for segments that are too small.
+fn takes_crumbs(tcp: &TcpSlice<'_>) -> bool {
+    let small =
+        |option| matches!(option, Ok(TcpOptionElement::MaximumSegmentSize(size)) if size < LEAST_SEGMENT);
+    tcp.options_iterator().any(small)
 }
 
 impl Ends {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use etherparse::PacketBuilder;
+use etherparse::{PacketBuilder, TcpOptionElement};
 
 use super::super::ends::{self, Carried};
 use super::*;
@@ -25,6 +25,7 @@ fn frame(client: &str, sequence: u32, flags: &[char], payload: &[u8]) -> Vec<u8>
         tcp = match flag {
             'S' => tcp.syn(),
             'F' => tcp.fin(),
+            'm' => tcp.options(&[TcpOptionElement::MaximumSegmentSize(47)]).unwrap(),
             _ => tcp.ack(0),
         };
     }
@@ -61,6 +62,9 @@ fn what_belongs_to_no_connection_gets_a_reset() {
     let mut all = Connections::default();
     assert!(all.hear(&asker(1), frame("10.0.0.2:4000", 1, &['A'], b"x"), Time::ZERO).is_empty());
     assert_eq!(all.heard(), [("R".to_owned(), Vec::new())]);
+    // Who wants an answer in crumbs gets none.
+    all.hear(&asker(1), frame("10.0.0.2:4001", 1, &['S', 'm'], b""), Time::ZERO);
+    assert_eq!(all.heard(), [("RA".to_owned(), Vec::new())]);
     assert_eq!(all.numbers(), Tcp::default());
 }
 
