@@ -76,7 +76,7 @@ bench-build: build
 # Looks for inputs that make something panic, each target for so many minutes. What it finds is in tests/fuzz/artifacts; what
 # it learned is in target/fuzz-corpus, and begins with what is kept in tests/fuzz/corpus (`make test` feeds that, too).
 MINUTES ?= 1
-FUZZ_TARGETS ?= frame nat_packet nat_sequence state_file config journal api words
+FUZZ_TARGETS ?= frame nat_packet nat_sequence state_file config journal api words dns
 fuzz: install-deps
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz
 	for target in $(FUZZ_TARGETS); do \

@@ -37,6 +37,7 @@ unshare       util-linux
 dockerd       docker.io
 podman        podman
 runc          runc
+musl-gcc      musl-tools
 LIST
 # Not in everybody's PATH.
 [ -x /usr/sbin/sshd ] || packages+=(openssh-server)

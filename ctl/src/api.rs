@@ -64,6 +64,9 @@ pub struct Status {
     /// Frames lost since the start before they were received, because swd did not keep up.
     #[serde(default)]
     pub not_received: u64,
+    /// Questions for names since the start, by what became of them: `answered`, `cached`, `forwarded`, `refused`, `failed`.
+    #[serde(default)]
+    pub names: BTreeMap<String, u64>,
     /// MAC addresses in the forwarding table.
     pub fdb_entries: u64,
     /// Most tracked connections.
@@ -152,6 +155,9 @@ pub struct Port {
     /// Addresses leased to it: those that it was attached with, or has by DHCP.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpNet>,
+    /// Further names in its network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     /// Since when the port exists.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,

@@ -36,6 +36,8 @@ pub struct Config {
     pub api: Api,
     /// Who may read the numbers.
     pub metrics: Metrics,
+    /// Names for the host itself.
+    pub dns: Dns,
     /// Limits of the MAC table.
     pub fdb: Fdb,
     /// Connections and the ports that they leave by.
@@ -53,6 +55,7 @@ impl Default for Config {
             fast_path: true,
             api: Api::default(),
             metrics: Metrics::default(),
+            dns: Dns::default(),
             fdb: Fdb::default(),
             nat: Nat::default(),
             network,
@@ -120,6 +123,27 @@ pub struct Metrics {
     /// An address and port of the host to serve `/metrics` on, to anyone who gets there; none: not at all.
     #[serde(deserialize_with = "listen")]
     pub listen: Option<SocketAddr>,
+}
+
+/// `[dns]`: names of containers for the host itself. Containers ask their gateways.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// An address and port of the host to answer at by UDP and TCP, to anyone who gets there; none: not at all.
+    #[serde(deserialize_with = "one_address")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// As [`listen`], but nothing that stands for several addresses or ports: whoever asks must hear from where it has asked.
+fn one_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let address = listen(deserializer)?;
+    if let Some(wrong) = address.filter(|a| a.ip().is_unspecified() || a.ip().is_multicast() || a.port() == 0)
+    {
+        return Err(serde::de::Error::custom(format!(
+            "{wrong} is not one address and port of the host; write one like \"127.0.0.1:5353\""
+        )));
+    }
+    Ok(address)
 }
 
 fn listen<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -551,6 +575,10 @@ mod tests {
             ("[nat]\nmax_connections = 0", "/etc/swd.toml:2:19: 0 is out of range; use 1 to 16777216"),
             ("[nat.timeouts]\nudp_dns = 0", "/etc/swd.toml:2:11: 0 is out of range"),
             ("[nat]\nguards = \"none\"", "/etc/swd.toml:2:10: unknown variant `none`"),
+            (
+                "[dns]\nlisten = \"0.0.0.0:53\"",
+                "/etc/swd.toml:2:10: 0.0.0.0:53 is not one address and port of the host; write one like \"127.0.0.1:5353\"",
+            ),
             ("[network.web]\nmapping = \"x\"", "/etc/swd.toml:2:11: unknown variant `x`"),
             (
                 "[network.web]\nsubnets = [\"10.0.0.1/24\"]",

@@ -20,7 +20,7 @@ use crate::port::packet::PacketPorts;
 use crate::port::tap::{TapId, TapPort};
 use crate::router::neighbor::Neighbors;
 use crate::router::{Forwarding, announce};
-use crate::services::{Answer, Asked};
+use crate::services::{Answer, Asked, Counts};
 use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
 use crate::sys::netns::NetNs;
@@ -119,6 +119,11 @@ impl Outlet {
     /// The world as the workers see it.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot.load_full()
+    }
+
+    /// What the services count.
+    pub fn counts(&self) -> &Counts {
+        &self.shared.desk.counts
     }
 
     /// Has an answer sent, or, if too many wait, dropped; tells which.
@@ -416,6 +421,11 @@ impl Dataplane {
             wake: Arc::clone(&first.wake),
         };
         Some((self.shared.desk.take_receiver()?, outlet))
+    }
+
+    /// What the gateway's services have counted.
+    pub fn served(&self) -> &Counts {
+        &self.shared.desk.counts
     }
 
     /// Connections and next hops. Workers wait while it is held.

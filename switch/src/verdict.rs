@@ -132,7 +132,7 @@ drop_reasons! {
     /// Addressed to a gateway without host access, for something that it does not answer.
     NoHostAccess = "no-host-access", "The network was made with --no-host-access: the gateway answers ARP, ND, ping, DNS and DHCP only. Services of the host need a network with host access.";
     /// The gateway's services do not keep up.
-    ServiceBusy = "service-busy", "Containers ask the gateway for names or addresses faster than it answers: one of them floods it. 'swctl top' shows which; 'swctl port set PORT --rate-in RATE' slows it down.";
+    ServiceBusy = "service-busy", "Containers ask the gateway for names or addresses faster than it answers, or send it frames longer than any question: one of them floods it. 'swctl top' shows which; 'swctl port set PORT --rate-in RATE' slows it down.";
     /// A stage of the user's did not want it.
     Unwanted = "unwanted", "A stage that was added to this swd dropped the frame. Ask whoever built it.";
     /// The egress port has no link.

@@ -2,6 +2,7 @@
 //! and that check what holds for any input. `tests/corpus.rs` feeds them the kept corpus in every test run.
 
 mod api;
+mod dns;
 mod files;
 mod frame;
 mod journal;
@@ -10,6 +11,7 @@ mod nat_sequence;
 mod words;
 
 pub use api::api;
+pub use dns::dns;
 pub use files::{config, state_file};
 pub use frame::frame;
 pub use journal::journal;
@@ -21,7 +23,7 @@ pub use words::words;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("frame", frame),
     ("nat_packet", nat_packet),
     ("nat_sequence", nat_sequence),
@@ -30,6 +32,7 @@ pub const TARGETS: [Target; 8] = [
     ("journal", journal),
     ("api", api),
     ("words", words),
+    ("dns", dns),
 ];
 
 /// Takes bytes from the front of an input.

@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod guarded;
 pub mod http;
 pub mod lab;
+pub mod names;
 pub mod netns;
 pub mod noise;
 pub mod outside;

@@ -19,7 +19,7 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 29] = [
+const PROGRAMS: [&str; 30] = [
     "ip",
     "nsenter",
     "setpriv",
@@ -49,6 +49,7 @@ const PROGRAMS: [&str; 29] = [
     "dockerd",
     "podman",
     "runc",
+    "musl-gcc",
 ];
 
 /// Fails the test where it cannot run. Never skips: a test that did not run has shown nothing.

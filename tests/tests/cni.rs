@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::thread;
 
 use serde_json::{Value, json};
+use tests::names::addresses;
 use tests::netns::Namespace;
 use tests::outside::Outside;
 use tests::process::{Output, TIMEOUT, binary, run_with_input, s, wait_until};
@@ -11,6 +12,11 @@ use tests::site::Site;
 
 /// Calls the plugin for a container on the site's host.
 fn call(site: &Site, command: &str, container: (&str, &str), more: Value) -> Output {
+    call_with(site, command, container, "", more)
+}
+
+/// The same, with `CNI_ARGS`.
+fn call_with(site: &Site, command: &str, container: (&str, &str), arguments: &str, more: Value) -> Output {
     let mut config =
         json!({ "cniVersion": "1.1.0", "name": "lan", "type": "swd-cni", "socket": site.socket() });
     if let (Some(fields), Value::Object(more)) = (config.as_object_mut(), more) {
@@ -21,6 +27,7 @@ fn call(site: &Site, command: &str, container: (&str, &str), more: Value) -> Out
         format!("CNI_CONTAINERID={}", container.0),
         format!("CNI_NETNS={}", container.1),
         "CNI_IFNAME=eth0".to_owned(),
+        format!("CNI_ARGS={arguments}"),
     ];
     let plugin = binary("swd-cni");
     let mut words = vec!["env"];
@@ -114,6 +121,29 @@ fn a_container_is_added_checked_and_deleted() {
         attached(&site).is_empty() && site.rows(&["published"]).is_empty()
     });
     call(&site, "DEL", ("4f2c", ""), json!({ "network": "web" })).ok();
+}
+
+#[test]
+fn containers_have_their_names_for_the_runtime_and_the_gateway_as_resolver() {
+    let site = Site::new();
+    let (web, pod) = (Namespace::bare(), Namespace::bare());
+    let path = |ns: &Namespace| ns.path().display().to_string();
+    let aliases = json!({ "runtimeConfig": { "aliases": { "lan": ["shop"], "wan": ["other"] } } });
+    let arguments = "IgnoreUnknown=1;K8S_POD_NAME=web";
+    let result = call_with(&site, "ADD", ("a", &path(&web)), arguments, aliases).ok().json();
+    assert_eq!(result["dns"], json!({ "nameservers": ["172.18.0.1"], "search": ["default"] }));
+    let address = result["ips"][0]["address"].as_str().and_then(|a| a.split('/').next()).expect("an address");
+    let arguments = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web";
+    let more = json!({ "dns": { "nameservers": ["9.9.9.9"] } });
+    let result = call_with(&site, "ADD", ("b", &path(&pod)), arguments, more).ok().json();
+    assert_eq!(result["dns"], json!({ "nameservers": ["9.9.9.9"] }), "what the configuration says counts");
+    for name in ["web", "shop", "web.default"] {
+        assert_eq!(addresses(&pod, name), [address], "{name}");
+    }
+    assert_eq!(addresses(&web, "web.prod").len(), 1);
+    assert_eq!(addresses(&web, "other"), Vec::<String>::new());
+    call(&site, "DEL", ("a", &path(&web)), json!({})).ok();
+    assert_eq!(addresses(&pod, "web"), Vec::<String>::new());
 }
 
 #[test]

@@ -5,34 +5,9 @@ use std::fs;
 use std::net::UdpSocket;
 use std::thread;
 
-use tests::netns::Namespace;
+use tests::names::{addresses, answer, attach, dig, dig_at, query};
 use tests::process::{ms, s, wait_until};
-use tests::site::{Container, GATEWAY, Site};
-
-/// What `dig` prints for its words, asked of the gateway.
-#[track_caller]
-fn dig(ns: &Namespace, words: &[&str]) -> String {
-    dig_at(ns, GATEWAY, words)
-}
-
-#[track_caller]
-fn dig_at(ns: &Namespace, gateway: &str, words: &[&str]) -> String {
-    let server = format!("@{gateway}");
-    let all = [&["dig", &server, "+tries=2", "+timeout=3"], words].concat();
-    ns.run(&all).ok().stdout
-}
-
-/// The addresses that a name has.
-#[track_caller]
-fn addresses(ns: &Namespace, name: &str) -> Vec<String> {
-    dig(ns, &["+short", name]).lines().map(str::to_owned).collect()
-}
-
-fn attach(site: &Site, name: &str, address: &str, more: &[&str]) -> Container {
-    let ns = Namespace::new();
-    site.ctl(&[&["attach", ns.name(), "--name", name, "--ip", address], more].concat());
-    Container { ns, port: name.to_owned(), address: address.to_owned() }
-}
+use tests::site::{GATEWAY, Site};
 
 #[test]
 fn a_container_is_known_by_its_names_while_it_is_there() {
@@ -71,6 +46,26 @@ fn a_container_is_known_by_its_names_while_it_is_there() {
 }
 
 #[test]
+fn aliases_of_a_port_that_is_there() {
+    let mut site = Site::new();
+    let web = attach(&site, "web", "172.18.0.10", &["--alias", "old"]);
+    let said = site.ctl(&["port", "set", "web", "--alias", "shop", "--alias", "www"]);
+    assert!(said.contains("aliases: shop, www"), "{said}");
+    assert_eq!((addresses(&web.ns, "old"), addresses(&web.ns, "www")), (vec![], vec!["172.18.0.10".into()]));
+    // A change of something else leaves them, and so does a start.
+    site.ctl(&["port", "set", "web", "--rate-in", "100mbit"]);
+    site.kill();
+    site.start();
+    assert_eq!(site.port("web")["aliases"], serde_json::json!(["shop", "www"]));
+    assert_eq!(addresses(&web.ns, "shop"), ["172.18.0.10"]);
+    let wrong = site.try_ctl(&["port", "set", "web", "--alias", "a b"]).one_line_error();
+    assert!(wrong.contains("the alias name 'a b' contains a space"), "{wrong}");
+    site.ctl(&["port", "set", "web", "--alias", ""]);
+    assert_eq!(site.port("web")["aliases"], serde_json::json!([]));
+    assert!(dig(&web.ns, &["shop"]).contains("status: NXDOMAIN"));
+}
+
+#[test]
 fn a_network_has_names_of_its_own_or_none() {
     let site = Site::new();
     site.ctl(&["network", "add", "dark", "--subnet", "10.7.0.0/16", "--no-host-access"]);
@@ -102,17 +97,6 @@ fn neither_the_host_nor_a_rule_stands_between() {
     assert!(traced.to_string().contains("for a service that the gateway has itself"), "{traced}");
 }
 
-/// A query with an id, as it is on the wire.
-fn query(id: u16, name: &str, kind: u8) -> Vec<u8> {
-    let mut bytes = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
-    for label in name.split('.') {
-        bytes.push(u8::try_from(label.len()).expect("a label"));
-        bytes.extend(label.as_bytes());
-    }
-    bytes.extend([0, 0, kind, 0, 1]);
-    bytes
-}
-
 /// What musl does for each name: both questions at once, from one socket, ten thousand times.
 #[test]
 fn no_answer_of_two_at_once_is_lost() {
@@ -135,8 +119,9 @@ fn no_answer_of_two_at_once_is_lost() {
 fn answered(socket: &UdpSocket, n: u16) -> u16 {
     let mut buffer = [0; 512];
     let length = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("no answer to pair {n}: {e}"));
-    assert!(length > 12 && buffer[3] & 0x0f == 0, "pair {n}: {:?}", &buffer[..length]);
-    u16::from_be_bytes([buffer[0], buffer[1]])
+    let (id, code, _) = answer(&buffer[..length]);
+    assert_eq!(code, 0, "pair {n}");
+    id
 }
 
 /// What others know comes from the host's resolvers; without one there is a failure, soon, and not silence.

@@ -48,7 +48,7 @@ impl Podman {
                 "type": "swd-cni",
                 "network": network,
                 "socket": site.socket(),
-                "capabilities": { "portMappings": true, "ips": true, "mac": true },
+                "capabilities": { "portMappings": true, "ips": true, "mac": true, "aliases": true },
             });
             plugin.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
             let list = json!({ "cniVersion": "1.0.0", "name": name, "plugins": [plugin] });
@@ -128,7 +128,7 @@ fn containers_of_podman() {
     podman.import();
     let fixed = ["--network", "lan:ip=172.18.0.77,mac=02:42:00:00:00:77"];
     podman.serve("one", &[&fixed[..], &["-p", "5000:80", "-p", "6000-6099:6000-6099"]].concat());
-    podman.serve("two", &["--network", "lan"]);
+    podman.serve("two", &["--network", "lan", "--network-alias", "second"]);
     assert_eq!(site.rows(&["published"]).len(), 2, "ports in a row are one publish");
     wait_for_answer("I am one", || wan.http("172.16.0.2:5000"));
     assert_eq!(site.host.http("127.0.0.1:5000").as_deref(), Ok("I am one"));
@@ -137,6 +137,12 @@ fn containers_of_podman() {
         "I am one"
     );
     assert!(podman.pings("two", "172.18.0.77") && podman.pings("two", "172.16.0.1"));
+    // By its name, with and without the network's, and by an alias.
+    for (asks, name, says) in [("two", "one", "one"), ("two", "one.default", "one"), ("one", "second", "two")]
+    {
+        let fetch = ["exec", asks, "wget", "-q", "-O", "-", &format!("http://{name}/")];
+        assert_eq!(podman.podman(&fetch), format!("I am {says}"), "{name}");
+    }
     assert_eq!(podman.podman(&["port", "one", "80"]), "0.0.0.0:5000");
     let shown = podman.podman(&["exec", "one", "ip", "link", "show", "eth0"]);
     assert!(shown.contains("02:42:00:00:00:77"), "{shown}");

@@ -93,6 +93,9 @@ pub struct PortChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     pub sources: Option<Vec<Source>>,
+    /// Further names in its network; in place of those that were given before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aliases: Option<Vec<String>>,
 }
 
 /// Something that is there: null is not nothing.

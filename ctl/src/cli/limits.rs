@@ -37,6 +37,9 @@ pub(crate) struct PortSet {
     /// given before; 'none': no others
     #[arg(long = "source", value_name = "MAC|IP|CIDR", value_parser = or_none(str::parse::<Source>), group = "what")]
     sources: Vec<OrNone<Source>>,
+    /// A further name in its network; may be given several times, and stands for all that were given before; '': none
+    #[arg(long = "alias", value_name = "NAME", group = "what")]
+    aliases: Vec<String>,
 }
 
 /// A value, or none.
@@ -62,6 +65,7 @@ impl PortSet {
             rate.as_ref().map(|OrNone(rate)| rate.map(|rate| Rate { burst, ..rate }))
         };
         let sources = self.sources.iter().filter_map(|OrNone(source)| source.clone()).collect();
+        let aliases = self.aliases.iter().filter(|alias| !alias.is_empty()).cloned().collect();
         PortChange {
             rate_in: rate(&self.rate_in, self.burst_in),
             rate_out: rate(&self.rate_out, self.burst_out),
@@ -73,6 +77,7 @@ impl PortSet {
                 Guard::Default => None,
             }),
             sources: (!self.sources.is_empty()).then_some(sources),
+            aliases: (!self.aliases.is_empty()).then_some(aliases),
         }
     }
 }

@@ -127,8 +127,8 @@ pub(crate) fn added(config: &Config, netns: &str, ifname: &str, port: &Port, net
     result.insert("interfaces".into(), interfaces.into());
     result.insert("ips".into(), ips.into());
     result.insert("routes".into(), routes.into());
-    if let Some(dns) = dns(config) {
-        result.insert("dns".into(), dns);
+    if let Some(dns) = dns(config, result.get("dns"), network) {
+        result.insert("dns".into(), dns.into());
     }
     Value::Object(result)
 }
@@ -138,16 +138,33 @@ fn gateway_of(network: &Network, address: &IpNet) -> Option<IpAddr> {
     all.find(|(subnet, _)| subnet.contains(&address.addr())).map(|(_, gateway)| *gateway)
 }
 
-/// The runtime's servers count, else those of the configuration.
-fn dns(config: &Config) -> Option<Value> {
-    let Some(given) = &config.runtime_config.dns else { return config.dns.clone() };
-    let mut dns = Map::new();
-    for (theirs, ours) in [("servers", "nameservers"), ("searches", "search"), ("options", "options")] {
-        if let Some(value) = given.get(theirs) {
-            dns.insert(ours.to_owned(), value.clone());
+/// What the runtime says counts, else the configuration, else what a plugin before has answered. Where no server is named, it is the
+/// gateway, which knows the names of its network, and a name without a dot is one of those.
+fn dns(config: &Config, before: Option<&Value>, network: &Network) -> Option<Map<String, Value>> {
+    let said = match &config.runtime_config.dns {
+        None => config.dns.as_ref().or(before).and_then(Value::as_object).cloned(),
+        Some(given) => {
+            let ours = [("servers", "nameservers"), ("searches", "search"), ("options", "options")];
+            let given =
+                ours.iter().filter_map(|(theirs, ours)| Some(((*ours).to_owned(), given.get(*theirs)?)));
+            Some(given.map(|(key, value)| (key, value.clone())).collect())
         }
+    };
+    let has = |key: &str| {
+        let list = said.as_ref().and_then(|dns| dns.get(key)).and_then(Value::as_array);
+        list.is_some_and(|list| !list.is_empty())
+    };
+    if !network.dns || network.gateways.is_empty() || has("nameservers") {
+        return said;
     }
-    Some(Value::Object(dns))
+    let has_search = has("search");
+    let mut dns = said.unwrap_or_default();
+    let servers: Vec<String> = network.gateways.iter().map(ToString::to_string).collect();
+    dns.insert("nameservers".into(), json!(servers));
+    if !has_search {
+        dns.insert("search".into(), json!([network.name]));
+    }
+    Some(dns)
 }
 
 #[cfg(test)]
@@ -200,7 +217,15 @@ mod tests {
     }
 
     #[test]
-    fn dns_is_the_runtimes_or_the_configurations() {
+    fn dns_is_the_runtimes_or_the_configurations_or_the_gateway() {
+        let gateway = json!({"nameservers": ["10.0.0.1", "fd00::1"], "search": ["dual"]});
+        for nothing in ["", r#","dns":{}"#, r#","runtimeConfig":{"dns":{"servers":[]}}"#] {
+            assert_eq!(result("1.0.0", nothing)["dns"], gateway, "{nothing}");
+        }
+        let before = r#","prevResult":{"dns":{"nameservers":["9.9.9.9"]}}"#;
+        assert_eq!(result("1.0.0", before)["dns"], json!({"nameservers": ["9.9.9.9"]}));
+        let search = result("1.0.0", r#","runtimeConfig":{"dns":{"searches":["lan"]}}"#)["dns"].clone();
+        assert_eq!(search, json!({"nameservers": ["10.0.0.1", "fd00::1"], "search": ["lan"]}));
         let given = r#","dns":{"nameservers":["9.9.9.9"]}"#;
         assert_eq!(result("1.0.0", given)["dns"]["nameservers"][0], "9.9.9.9");
         let both =

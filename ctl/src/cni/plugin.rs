@@ -49,7 +49,7 @@ async fn add(client: &Client, environment: &Environment, config: &Config) -> Res
         addresses: config.addresses(environment)?,
         ifname: Some(environment.ifname.clone()),
         mac: config.mac(environment),
-        aliases: Vec::new(),
+        aliases: config.aliases(environment),
         tap: false,
     };
     need_network(client, config).await?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ctl::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, PortChange, Rate, Transport, Unit};
 use ctl::mapping::PortMapping;
 use ctl::rate::{LEAST_BITS, MOST};
+use ctl::spec;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -109,6 +110,16 @@ pub(crate) struct RuntimeConfig {
     /// `servers`, `searches`, `options`.
     #[serde(default)]
     pub(crate) dns: Option<BTreeMap<String, Value>>,
+    #[serde(default)]
+    aliases: Option<Aliases>,
+}
+
+/// Further names of a container. There is no convention for them; Podman has them by the runtime's name of the network.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Aliases {
+    ByNetwork(BTreeMap<String, Vec<String>>),
+    All(Vec<String>),
 }
 
 /// Rates in bits a second and bursts in bits, from the container's point of view; 0 is no limit.
@@ -189,6 +200,27 @@ impl Config {
     pub(crate) fn mac(&self, environment: &Environment) -> Option<String> {
         let asked = self.runtime_config.mac.clone().or_else(|| environment.arguments.get("MAC").cloned());
         asked.filter(|mac| !mac.is_empty())
+    }
+
+    /// What the container is called besides: by the runtime's `aliases`, and by its name for the runtime, with that of its namespace if it
+    /// has one: what one namespace of Kubernetes calls its pods must not take over another's. Each once; a name of the runtime's that is
+    /// none for swd is left out.
+    pub(crate) fn aliases(&self, environment: &Environment) -> Vec<String> {
+        let asked = match &self.runtime_config.aliases {
+            None => &[][..],
+            Some(Aliases::All(names)) => names,
+            Some(Aliases::ByNetwork(all)) => all.get(&self.name).map(Vec::as_slice).unwrap_or_default(),
+        };
+        let argument = |key| environment.arguments.get(key).filter(|value| !value.is_empty());
+        let called = argument("K8S_POD_NAME").map(|pod| match argument("K8S_POD_NAMESPACE") {
+            None => pod.clone(),
+            Some(namespace) => format!("{pod}.{namespace}"),
+        });
+        let called = called.filter(|name| spec::check_name("alias", name).is_ok());
+        let mut aliases: Vec<String> = called.into_iter().chain(asked.iter().cloned()).collect();
+        aliases.sort_unstable();
+        aliases.dedup();
+        aliases
     }
 
     /// Limits of the port; none where there are none. What enters the container is what swd sends to its port.
@@ -285,6 +317,21 @@ mod tests {
             (mapped[1].protocol, mapped[1].host_ip),
             (Transport::Udp, Some("127.0.0.1".parse().unwrap()))
         );
+    }
+
+    #[test]
+    fn a_container_is_called_what_the_runtime_calls_it() {
+        let called = |arguments: &str, more: &str| {
+            let e = environment(&[("CNI_COMMAND", "GC"), ("CNI_ARGS", arguments)]).unwrap();
+            config(more).unwrap().aliases(&e).join(" ")
+        };
+        assert_eq!(called("", ""), "");
+        assert_eq!(called("K8S_POD_NAME=web", ""), "web");
+        assert_eq!(called("K8S_POD_NAME=web;K8S_POD_NAMESPACE=shop", ""), "web.shop");
+        assert_eq!(called("K8S_POD_NAME=no/name", ""), "");
+        let by_network = r#","runtimeConfig":{"aliases":{"lan":["web","b","a"],"other":["c"]}}"#;
+        assert_eq!(called("K8S_POD_NAME=web", by_network), "a b web");
+        assert_eq!(called("", r#","runtimeConfig":{"aliases":["b","b"]}"#), "b");
     }
 
     #[test]

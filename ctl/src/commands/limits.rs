@@ -9,7 +9,11 @@ use crate::table::{self, NONE};
 
 /// What `swctl port set` says.
 pub(crate) fn changed(port: &Port) -> String {
-    format!("port {}: {}; sources: {}\n", port.name, text(&port.limits), guard(&port.guard))
+    let aliases = match port.aliases.is_empty() {
+        true => String::new(),
+        false => format!("; aliases: {}", table::list(&port.aliases)),
+    };
+    format!("port {}: {}; sources: {}{aliases}\n", port.name, text(&port.limits), guard(&port.guard))
 }
 
 /// The limits, on a line.

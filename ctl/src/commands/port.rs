@@ -92,6 +92,7 @@ fn show(port: &Port) -> String {
         ("Container", table::optional(port.netns.as_deref())),
         ("Its interface", table::optional(port.container_ifname.as_deref())),
         ("Addresses", table::list(&port.addresses)),
+        ("Aliases", table::list(&port.aliases)),
         ("Limits", limits::text(&port.limits)),
         ("Sources", limits::guard(&port.guard)),
         ("Since", port.since.round(Unit::Second).unwrap_or(port.since).to_string()),
@@ -157,6 +158,7 @@ mod tests {
             netns: Some("web".into()),
             container_ifname: Some("eth0".into()),
             addresses: vec!["172.18.0.2/16".parse().unwrap()],
+            aliases: vec!["shop".into(), "www".into()],
             since: "2026-11-21T20:00:00.9Z".parse().unwrap(),
             rx_packets: 1,
             tx_packets: 2,
@@ -178,6 +180,7 @@ mod tests {
              web   web.p   default  packet  up     02:ac:12:00:00:02  1500  172.18.0.2/16\n"
         );
         assert_eq!(attached(&port()), "port web attached: eth0 172.18.0.2/16 in network default\n");
+        assert!(show(&port()).contains("\nAliases        shop, www\n"));
         assert!(show(&port()).contains("\nSent           2 packets, 3.0 MiB (3145728 bytes), 5 dropped\n"));
     }
 

@@ -1,5 +1,7 @@
 //! `swctl status`, `swctl drops`.
 
+use std::collections::BTreeMap;
+
 use ctl::{
     api::{DropCount, Guards, Restored, Status},
     client::Client,
@@ -41,6 +43,7 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Taken over", taken_over(&status.restored)),
         ("Pool", table::optional(status.pool.as_deref())),
         ("Port guards", table::optional(status.guards.map(Guards::name))),
+        ("Names", questions(&status.names)),
         ("Received", status.received.to_string()),
         ("Forwarded", status.forwarded.to_string()),
         ("Answered", status.answered.to_string()),
@@ -48,6 +51,16 @@ fn describe(status: &Status, now: Timestamp) -> String {
         ("Parked", status.parked.to_string()),
         ("Not received", status.not_received.to_string()),
     ])
+}
+
+/// Questions for names, and what became of them.
+fn questions(names: &BTreeMap<String, u64>) -> String {
+    let some: Vec<String> = names
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    table::list(&some)
 }
 
 /// Connections of the daemon before this one.
@@ -90,6 +103,7 @@ mod tests {
             answered: 8,
             parked: 3,
             dropped: [("no-route".to_owned(), 5)].into(),
+            names: [("answered".to_owned(), 12), ("failed".to_owned(), 0)].into(),
             not_received: 10,
             fdb_entries: 9,
             max_connections: 10,
@@ -112,7 +126,12 @@ mod tests {
             ]
         );
         assert_eq!(lines[lines.len() - 2..], ["Parked        3", "Not received  10"]);
-        assert!(lines.contains(&"Connections   4 of 10") && lines.contains(&"Port guards   bpf"), "{text}");
+        assert!(
+            lines.contains(&"Connections   4 of 10")
+                && lines.contains(&"Names         12 answered")
+                && lines.contains(&"Port guards   bpf"),
+            "{text}"
+        );
 
         // The clock was set back since.
         let text = describe(&status, "2026-11-21T19:00:00Z".parse().unwrap());

@@ -11,14 +11,14 @@ use crate::router::owner;
 use crate::worker;
 
 impl Daemon {
-    /// `PATCH /v1/ports/{name}`: changes limits and guard of a port, at once and for good.
+    /// `PATCH /v1/ports/{name}`: changes limits, guard and aliases of a port, at once and for good.
     ///
     /// # Errors
-    /// When there is no such port, or the guard would let nothing pass.
+    /// When there is no such port, an alias is wrong, or the guard would let nothing pass.
     pub async fn change_port(&mut self, name: &str, change: &PortChange) -> Result<api::Port, Error> {
         self.edit(|_, new| new.change_port(name, change)).await?;
         let port = self.port(name)?;
-        self.events.tell("limits-changed", name, format!("limits of port {name} were changed"));
+        self.events.tell("limits-changed", name, format!("settings of port {name} were changed"));
         Ok(port)
     }
 

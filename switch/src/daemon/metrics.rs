@@ -13,6 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::control::Daemon;
+use crate::services::Tcp;
 use ctl::api;
 
 /// All numbers at one moment.
@@ -25,6 +26,8 @@ struct Numbers {
     captures: Vec<(u64, u64)>,
     published: Vec<api::Published>,
     fdb: Vec<(String, u64)>,
+    /// Connections for names by TCP.
+    names_tcp: Tcp,
 }
 
 impl Daemon {
@@ -57,6 +60,7 @@ impl Daemon {
             captures: self.captures.iter().map(|c| c.counts()).collect(),
             published: self.published(),
             fdb: fdb.into_iter().collect(),
+            names_tcp: self.dataplane.served().tcp(),
         };
         let mut registry = Registry::with_prefix("swd");
         registry.register_collector(Box::new(numbers));
@@ -128,6 +132,7 @@ impl Collector for Numbers {
         counters(e, "frames_dropped", "Frames dropped, by reason as in 'swctl drops'", None, drops)?;
         self.encode_ports(e)?;
         self.encode_uplinks(e)?;
+        self.encode_names(e)?;
         let fdb = self.fdb.iter().map(|(port, n)| (vec![("port", port.as_str())], *n));
         gauges(e, "fdb_entries", "MAC addresses known, by port", None, fdb)?;
         let owners = self.ports.iter().map(|p| (port_labels(p, None), p.connections));
@@ -160,6 +165,17 @@ impl Numbers {
             None,
             dropped,
         )
+    }
+
+    fn encode_names(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let questions =
+            self.status.names.iter().map(|(what, count)| (vec![("outcome", what.as_str())], *count));
+        counters(e, "dns_questions", "Questions for names, by what became of them", None, questions)?;
+        let one = |value| [(Labels::new(), value)];
+        let Tcp { open, opened, refused } = self.names_tcp;
+        gauges(e, "dns_connections", "Connections of containers for names by TCP", None, one(open))?;
+        counters(e, "dns_connections_opened", "Such connections so far", None, one(opened))?;
+        counters(e, "dns_connections_refused", "Those for which there was no room", None, one(refused))
     }
 
     fn encode_uplinks(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -1,13 +1,13 @@
 //! Who is called what, as the workers and the gateway's services are to know it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::control::Daemon;
 use crate::names::Names;
-use crate::services::Services;
+use crate::services::{Count, Services};
 use crate::snapshot::NetworkId;
 
 impl Daemon {
@@ -34,5 +34,11 @@ impl Daemon {
             }
         }
         names
+    }
+
+    /// Questions so far, by what became of them.
+    pub(super) fn questions(&self) -> BTreeMap<String, u64> {
+        let counts = self.dataplane.served();
+        Count::ALL.into_iter().map(|count| (count.name().to_owned(), counts.get(count))).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -111,6 +112,17 @@ pub enum StartupError {
     /// The API.
     #[error("{0}")]
     Api(String),
+    /// Names for the host.
+    #[error(
+        "cannot answer for names at {address} ([dns] listen): {source}; it must be an address of this host, with a port that \
+         nobody has"
+    )]
+    Names {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The system.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -285,7 +297,6 @@ async fn serve(
     }
     daemon.restore_connections();
     daemon.dataplane.receive().map_err(StartupError::Dataplane)?;
-    let mut asks = services::start(&daemon.dataplane)?;
     daemon.outside.settle();
     daemon.adopt_relayed();
     if let Some(predecessor) = predecessor {
@@ -295,6 +306,11 @@ async fn serve(
         // What it kept from this one while it was there.
         daemon.set_up_publishes();
     }
+    // Its predecessor's sockets are gone by now. What was asked meanwhile waits.
+    let bound = config.dns.listen.map(|address| {
+        services::Sockets::bind(address).map_err(|source| StartupError::Names { address, source })
+    });
+    let mut asks = services::start(&daemon.dataplane, bound.transpose()?)?;
     let _until_the_end = (held, claim);
 
     let mut keeper_ends = daemon.check_keeper();

@@ -41,6 +41,7 @@ impl Daemon {
             parked: frames.parked,
             dropped: dropped(&frames),
             not_received: frames.not_received(),
+            names: self.questions(),
             fdb_entries: self.dataplane.fdb().len() as u64,
             max_connections: self.nat.max_connections.into(),
             pool: self.outside.pool().map(|ports| format!("{}-{}", ports.start(), ports.end())),
@@ -140,6 +141,7 @@ impl Daemon {
             rx_dropped: rx.dropped(),
             tx_dropped: tx.dropped(),
             connections: self.dataplane.forwarding().nat.owner_connections(owner(live.id)).into(),
+            aliases: self.desired.aliases.get(name).cloned().unwrap_or_default(),
             limits: self.limits_view(name, live),
             guard: self.guard_view(name),
         }

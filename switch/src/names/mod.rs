@@ -4,6 +4,7 @@
 //! port, and gone with it. [`respond`] is the answer to a question by it.
 
 pub mod respond;
+pub mod stream;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,6 +31,15 @@ struct Zone {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     zones: HashMap<NetworkId, Zone, foldhash::fast::RandomState>,
+}
+
+/// Whose view of the names it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// That of a container in this network.
+    Network(NetworkId),
+    /// The host's: the names of all networks, each with its network's.
+    Host,
 }
 
 /// What is known of an address.
@@ -71,36 +81,54 @@ impl Names {
         addresses: &[IpAddr],
     ) {
         let Some(zone) = self.zones.get_mut(&network) else { return };
-        for called in std::iter::once(name).chain(aliases) {
-            let known = zone.addresses.entry(called.to_ascii_lowercase()).or_default();
-            known.extend(addresses);
+        let mut called: Vec<_> = std::iter::once(name).chain(aliases).map(str::to_ascii_lowercase).collect();
+        called.sort_unstable();
+        called.dedup();
+        for name in called {
+            zone.addresses.entry(name).or_default().extend(addresses);
         }
         zone.owners.extend(addresses.iter().map(|a| (*a, name.to_ascii_lowercase())));
     }
 
-    /// What a name means to a container of a network. `name` is in lower case, without the last dot.
+    /// What a name means. `name` is in lower case, without the last dot.
     ///
-    /// `web`, `web.NETWORK` and both below [`DOMAIN`] are names of the container's own network. A name without a dot is never asked
-    /// of others: it could only be meant for here.
-    pub fn find(&self, network: NetworkId, name: &str) -> Known<'_> {
-        let Some(zone) = self.zones.get(&network) else { return Known::Elsewhere };
+    /// To a container `web`, `web.NETWORK` and both below [`DOMAIN`] are names of its own network, and a name without a dot is never
+    /// asked of others: it could only be meant for here. To the host they are `web.NETWORK`, of any network, and the same below [`DOMAIN`].
+    pub fn find(&self, view: View, name: &str) -> Known<'_> {
         let ours = name == DOMAIN || name.strip_suffix(DOMAIN).is_some_and(|rest| rest.ends_with('.'));
         let local = if ours { name[..name.len() - DOMAIN.len()].trim_end_matches('.') } else { name };
-        // A port's name may have dots itself.
-        let short = local.strip_suffix(zone.name.as_str()).and_then(|rest| rest.strip_suffix('.'));
-        let found = zone.addresses.get(local).or_else(|| zone.addresses.get(short?));
+        let (found, claimed) = match view {
+            View::Host => {
+                let mut short = self.zones.values().filter_map(|zone| Some((zone, zone.short(local)?)));
+                let found = short.clone().find_map(|(zone, short)| zone.addresses.get(short));
+                (found, short.next().is_some())
+            }
+            View::Network(network) => {
+                let Some(zone) = self.zones.get(&network) else { return Known::Elsewhere };
+                let short = zone.short(local);
+                let found = zone.addresses.get(local).or_else(|| zone.addresses.get(short?));
+                (found, short.is_some() || !name.contains('.'))
+            }
+        };
         match found {
             Some(addresses) => Known::Addresses(addresses),
-            None if ours || short.is_some() || !name.contains('.') => Known::Missing,
+            None if ours || claimed => Known::Missing,
             None => Known::Elsewhere,
         }
     }
 
-    /// Whose an address is, to a container of a network. Inside addresses are never asked of others: they are nothing for the outside.
-    pub fn owner(&self, network: NetworkId, address: IpAddr) -> Owner {
-        let zone = self.zones.get(&network);
-        match zone.and_then(|zone| Some((zone.owners.get(&address)?, &zone.name))) {
-            Some((port, network)) => Owner::Port(format!("{port}.{network}.{DOMAIN}")),
+    /// Whose an address is. Inside addresses are never asked of others: they are nothing for the outside.
+    pub fn owner(&self, view: View, address: IpAddr) -> Owner {
+        let full = |zone: &Zone| {
+            let port = zone.owners.get(&address)?;
+            Some(format!("{port}.{}.{DOMAIN}", zone.name))
+        };
+        let owner = match view {
+            View::Host => self.zones.values().find_map(full),
+            View::Network(network) => self.zones.get(&network).and_then(full),
+        };
+        match owner {
+            Some(name) => Owner::Port(name),
             None if self.zones.values().flat_map(|z| &z.subnets).any(|s| s.contains(&address)) => {
                 Owner::Nobody
             }
@@ -109,21 +137,28 @@ impl Names {
     }
 }
 
+impl Zone {
+    /// The name without the network's. What is left may have dots: a port's name may.
+    fn short<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_suffix(self.name.as_str())?.strip_suffix('.')
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HERE: NetworkId = NetworkId(0);
-    const THERE: NetworkId = NetworkId(1);
+    const HERE: View = View::Network(NetworkId(0));
 
     fn some() -> Names {
         let mut names = Names::default();
-        names.add_network(HERE, "default", ["10.0.0.0/16".parse().unwrap()]);
-        names.add_network(THERE, "other", ["10.1.0.0/16".parse().unwrap()]);
+        let [here, there] = [NetworkId(0), NetworkId(1)];
+        names.add_network(here, "default", ["10.0.0.0/16".parse().unwrap()]);
+        names.add_network(there, "other", ["10.1.0.0/16".parse().unwrap()]);
         let ip = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
-        names.add_port(HERE, "Web", ["shop"].into_iter(), &ip("10.0.0.2"));
-        names.add_port(HERE, "web2.a", ["shop"].into_iter(), &ip("10.0.0.3"));
-        names.add_port(THERE, "db", std::iter::empty(), &ip("10.1.0.2"));
+        names.add_port(here, "Web", ["shop", "web", "SHOP"].into_iter(), &ip("10.0.0.2"));
+        names.add_port(here, "web2.a", ["shop"].into_iter(), &ip("10.0.0.3"));
+        names.add_port(there, "db", std::iter::empty(), &ip("10.1.0.2"));
         names
     }
 
@@ -151,5 +186,23 @@ mod tests {
         assert_eq!(owner(HERE, "10.0.0.9"), Owner::Nobody);
         assert_eq!(owner(HERE, "10.1.0.2"), Owner::Nobody, "another network's");
         assert_eq!(owner(HERE, "192.0.2.1"), Owner::Elsewhere);
+        assert_eq!(owner(View::Host, "10.1.0.2"), Owner::Port("db.other.swd.internal".into()));
+        assert_eq!(owner(View::Host, "10.1.0.3"), Owner::Nobody);
+    }
+
+    #[test]
+    fn the_host_has_the_names_of_all_networks_with_the_networks() {
+        let names = some();
+        for name in ["web.default", "db.other.swd.internal", "db.other", "web2.a.default.swd.internal"] {
+            assert!(matches!(names.find(View::Host, name), Known::Addresses(a) if a.len() == 1), "{name}");
+        }
+        for name in
+            ["nobody.default", "web.swd.internal", "web.other.swd.internal", "x.y.swd.internal", DOMAIN]
+        {
+            assert_eq!(names.find(View::Host, name), Known::Missing, "{name}");
+        }
+        for name in ["web", "default", "example.org"] {
+            assert_eq!(names.find(View::Host, name), Known::Elsewhere, "{name}");
+        }
     }
 }

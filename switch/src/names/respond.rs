@@ -6,8 +6,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::{DOMAIN, Known, Names, Owner};
-use crate::snapshot::NetworkId;
+use super::{DOMAIN, Known, Names, Owner, View};
 
 /// Seconds that an answer may be kept: a container's address changes with the container.
 const TTL: u32 = 5;
@@ -27,8 +26,8 @@ pub enum Outcome {
     Forward(Message),
 }
 
-/// Decides about a message from a container of a network. `turn` is which of several addresses comes first.
-pub fn respond(names: &Names, network: NetworkId, bytes: &[u8], turn: usize) -> Outcome {
+/// Decides about a message from whoever has this view of the names. `turn` is which of several addresses comes first.
+pub fn respond(names: &Names, view: View, bytes: &[u8], turn: usize) -> Outcome {
     let Ok(request) = Message::from_vec(bytes) else {
         // Enough of it to tell whom: RFC 1035 section 4.1.1.
         let Some(&[a, b, flags, _]) = bytes.first_chunk() else { return Outcome::Ignore };
@@ -58,7 +57,7 @@ pub fn respond(names: &Names, network: NetworkId, bytes: &[u8], turn: usize) -> 
         _ if question.query_class() != DNSClass::IN => return Outcome::Forward(request),
         _ => {}
     }
-    match records(names, network, question, turn) {
+    match records(names, view, question, turn) {
         None => Outcome::Forward(request),
         Some((code, answers)) => {
             let mut message = reply(&request, code);
@@ -73,18 +72,13 @@ pub fn respond(names: &Names, network: NetworkId, bytes: &[u8], turn: usize) -> 
 }
 
 /// What is known of a question; none if it is for others.
-fn records(
-    names: &Names,
-    network: NetworkId,
-    question: &Query,
-    turn: usize,
-) -> Option<(ResponseCode, Vec<Record>)> {
+fn records(names: &Names, view: View, question: &Query, turn: usize) -> Option<(ResponseCode, Vec<Record>)> {
     let (name, wanted) = (question.name(), question.query_type());
     let record = |data| Record::from_rdata(name.clone(), TTL, data);
     if let Ok(net) = name.parse_arpa_name()
         && net.prefix_len() == net.max_prefix_len()
     {
-        let owner = match names.owner(network, net.addr()) {
+        let owner = match names.owner(view, net.addr()) {
             Owner::Port(name) => name,
             Owner::Nobody => return Some((ResponseCode::NXDomain, Vec::new())),
             Owner::Elsewhere => return None,
@@ -99,7 +93,7 @@ fn records(
     if text.is_empty() {
         return None;
     }
-    match names.find(network, text) {
+    match names.find(view, text) {
         Known::Elsewhere => None,
         Known::Missing => Some((ResponseCode::NXDomain, Vec::new())),
         Known::Addresses(addresses) => {
@@ -161,7 +155,10 @@ pub fn emit(answer: &Message, limit: usize) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    use crate::snapshot::NetworkId;
+
     const HERE: NetworkId = NetworkId(3);
+    const VIEW: View = View::Network(HERE);
 
     fn names() -> Names {
         let mut names = Names::default();
@@ -180,7 +177,7 @@ mod tests {
     }
 
     fn ask(name: &str, kind: RecordType, turn: usize) -> Message {
-        match respond(&names(), HERE, &question(name, kind).to_vec().unwrap(), turn) {
+        match respond(&names(), VIEW, &question(name, kind).to_vec().unwrap(), turn) {
             Outcome::Answer(answer) => answer,
             other => panic!("{other:?}"),
         }
@@ -231,8 +228,8 @@ mod tests {
     fn what_is_no_question_gets_no_answer() {
         let mut answer = question("c2.", RecordType::A);
         answer.metadata.message_type = MessageType::Response;
-        let outcome = respond(&names(), HERE, &answer.to_vec().unwrap(), 0);
+        let outcome = respond(&names(), VIEW, &answer.to_vec().unwrap(), 0);
         assert!(matches!(outcome, Outcome::Ignore), "two gateways would talk for ever");
-        assert!(matches!(respond(&names(), HERE, &[0; 11], 0), Outcome::Ignore));
+        assert!(matches!(respond(&names(), VIEW, &[0; 11], 0), Outcome::Ignore));
     }
 }

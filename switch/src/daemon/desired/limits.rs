@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ctl::api::{PortChange, PortLimits, Source};
+use ctl::spec;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -26,13 +27,13 @@ pub struct PortSettings {
 }
 
 impl Desired {
-    /// Changes limits and guard of a port.
+    /// Changes limits, guard and aliases of a port.
     ///
     /// # Errors
-    /// When there is no such port, a MAC is wrong, or the guard would let nothing pass.
+    /// When there is no such port, a MAC or an alias is wrong, or the guard would let nothing pass.
     pub fn change_port(&mut self, name: &str, change: &PortChange) -> Result<(), EditError> {
         if let Some(network) = self.host_end(name) {
-            let why = format!("it is the host end of network {network}, which is not limited");
+            let why = format!("it is the host end of network {network}, which has no settings");
             return Err(EditError::Setting { port: name.to_owned(), why });
         }
         let network = self.port(name)?.network.clone();
@@ -61,6 +62,14 @@ impl Desired {
         if settings.is_guarded(port) && settings.macs(port).next().is_none() {
             let why = "a guard needs to know what may pass; name its MAC and its addresses with --source";
             return Err(EditError::Setting { port: name.to_owned(), why: why.to_owned() });
+        }
+        if let Some(aliases) = &change.aliases {
+            let action = || format!("name {name}");
+            spec::check_aliases(aliases).map_err(|source| EditError::Spec { action: action(), source })?;
+            match aliases.is_empty() {
+                true => _ = self.aliases.remove(name),
+                false => _ = self.aliases.insert(name.to_owned(), aliases.clone()),
+            }
         }
         match settings == PortSettings::default() {
             true => _ = self.settings.remove(name),

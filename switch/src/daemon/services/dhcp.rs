@@ -2,11 +2,12 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{send, udp};
+use super::ends::{self, Carried};
+use super::send;
 use crate::addressing::dhcp::{Message, Outcome, Wish};
 use crate::addressing::{self, Holder};
 use crate::dataplane::Outlet;
-use crate::services::{Asked, Asker};
+use crate::services::{Answer, Asked, Asker};
 
 /// Wishes that may wait for the control plane. Who finds no room asks again.
 const WAITING: usize = 256;
@@ -37,7 +38,7 @@ impl Dhcp {
 
     /// Answers a message, at once or once the control plane has had its say.
     pub(super) fn ask(&self, asked: Asked, outlet: &Outlet) {
-        let Some((ends, payload)) = udp::read(&asked.bytes) else { return };
+        let Some((ends, Carried::Datagram(payload))) = ends::read(&asked.bytes) else { return };
         let Some(message) = Message::parse(payload, ends.client_mac()) else { return };
         let Some(wish) = respond(&asked, &message, outlet) else { return };
         let (done, looked_at) = oneshot::channel();
@@ -83,6 +84,6 @@ fn say(
     let Some(dhcp) = &terms.dhcp else { return };
     let answer = choose(dhcp, snapshot.addressing.holders.get(&asked.from.port));
     if let Some(bytes) = answer.and_then(|answer| message.frame(&answer, terms, dhcp)) {
-        send(outlet, &asked.from, bytes);
+        send(outlet, Answer { to: asked.from.clone(), bytes });
     }
 }

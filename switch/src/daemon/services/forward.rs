@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::cache::Cache;
 use super::resolv::Followed;
 use crate::names::respond::{OUR_PAYLOAD, reply};
+use crate::names::stream::framed;
 use crate::snapshot::PortId;
 
 /// How long a server may take. Clients give up after five seconds (resolv.conf(5), `timeout`).
@@ -46,11 +47,6 @@ pub(super) struct Place(PortId);
 /// What is said where nobody knows.
 pub(super) fn fail(request: &Message) -> Message {
     reply(request, ResponseCode::ServFail)
-}
-
-/// What is said to who may not ask others.
-pub(super) fn refuse(request: &Message) -> Message {
-    reply(request, ResponseCode::Refused)
 }
 
 impl Forwarder {
@@ -157,8 +153,8 @@ async fn ask(server: SocketAddr, request: &Message) -> io::Result<Message> {
 /// The same where an answer is too long for a datagram: RFC 7766.
 async fn ask_by_tcp(server: SocketAddr, question: &Message, bytes: &[u8]) -> io::Result<Message> {
     let mut stream = TcpStream::connect(server).await?;
-    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+    let framed = framed(bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    stream.write_all(&framed).await?;
     let length = stream.read_u16().await?;
     let mut buffer = vec![0; length.into()];
     stream.read_exact(&mut buffer).await?;

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::{send, udp};
+use super::ends::{self, Carried};
+use super::send;
 use crate::addressing::{dhcp6, router};
 use crate::dataplane::Outlet;
 use crate::router::gateway::link_local;
-use crate::services::{Asked, Asker};
+use crate::services::{Answer, Asked, Asker};
 
 /// Answers a router solicitation.
 pub(super) fn solicited(asked: &Asked, outlet: &Outlet) {
@@ -14,21 +15,22 @@ pub(super) fn solicited(asked: &Asked, outlet: &Outlet) {
     let to = router::solicitation(&asked.bytes);
     let advertised = snapshot.addressing.advertised(asked.network, asked.from.port);
     if let (Some(to), Some((terms, of))) = (to, advertised) {
-        send(outlet, &asked.from, router::advertisement(terms, of, Some(to)));
+        let bytes = router::advertisement(terms, of, Some(to));
+        send(outlet, Answer { to: asked.from.clone(), bytes });
     }
 }
 
 /// Answers a question for information.
 pub(super) fn inform(asked: &Asked, outlet: &Outlet) {
     let snapshot = outlet.snapshot();
-    let Some((ends, message)) = udp::read(&asked.bytes) else { return };
+    let Some((ends, Carried::Datagram(message))) = ends::read(&asked.bytes) else { return };
     let Some(terms) = snapshot.addressing.terms.get(&asked.network) else { return };
     let Some(answer) = terms.advertised.as_ref().and_then(|of| dhcp6::respond(message, terms, of)) else {
         return;
     };
     let ends = ends.at(terms.gateway_mac, IpAddr::from(link_local(terms.gateway_mac)));
-    if let Some(bytes) = ends.answer(&answer) {
-        send(outlet, &asked.from, bytes);
+    if let Some(bytes) = ends.datagram(&answer) {
+        send(outlet, Answer { to: asked.from.clone(), bytes });
     }
 }
 
@@ -38,7 +40,7 @@ pub(super) fn advertise(outlet: &Outlet) {
     for port in snapshot.ports().filter(|port| port.up) {
         if let Some((terms, of)) = snapshot.addressing.advertised(port.network, port.id) {
             let to = Asker { port: port.id, counters: port.counters.clone() };
-            send(outlet, &to, router::advertisement(terms, of, None));
+            send(outlet, Answer { to, bytes: router::advertisement(terms, of, None) });
         }
     }
 }

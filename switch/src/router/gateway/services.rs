@@ -14,6 +14,7 @@ const DHCP: u16 = 67;
 /// RFC 8415 sections 7.1 and 7.2.
 const DHCP6_GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 const DHCP6: u16 = 547;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
@@ -27,14 +28,12 @@ pub fn of(frame: &Frame<'_>, network: &Network, on: Services) -> Option<Service>
         return Some(Service::Router);
     }
     let (destination, protocol, port) = target(frame)?;
-    if protocol != UDP {
-        return None;
-    }
     let to_gateway = to_gateway && super::is_gateway(network, destination);
-    match port {
-        DHCP if on.dhcp && (to_gateway || destination == Ipv4Addr::BROADCAST) => Some(Service::Dhcp),
-        DHCP6 if on.router && (to_gateway || destination == DHCP6_GROUP) => Some(Service::Dhcp6),
-        DNS if on.dns && to_gateway => Some(Service::Dns),
+    match (protocol, port) {
+        (UDP, DHCP) if on.dhcp && (to_gateway || destination == Ipv4Addr::BROADCAST) => Some(Service::Dhcp),
+        (UDP, DHCP6) if on.router && (to_gateway || destination == DHCP6_GROUP) => Some(Service::Dhcp6),
+        (UDP, DNS) if on.dns && to_gateway => Some(Service::Dns),
+        (TCP, DNS) if on.dns && to_gateway => Some(Service::DnsTcp),
         _ => None,
     }
 }
