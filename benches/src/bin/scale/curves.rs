@@ -18,7 +18,7 @@ use switch::sys::packet::PacketSocket;
 use tests::netns::Namespace;
 use tests::process::{run, s};
 
-use crate::world::{C1, Loads, World};
+use crate::world::{C1, LOADS, Loads, World, medians};
 
 /// Between containers every frame is to cross the process: what the kernel forwards for it, swd cannot slow down.
 const IN_PROCESS: &str = "fast_path = false\n";
@@ -52,11 +52,12 @@ pub(crate) fn all() -> [Growing; 7] {
         Growing {
             name: "ports",
             against: "ports",
-            about: "Ports on veth pairs, all up; loads between two of them. `add_ms` is the time to add one by the API, \
+            about: "Ports on veth pairs, all up; loads between two of them, in turn with those of another swd that keeps its two. `add_ms` is the time to add one by the API, \
                     `start_s` from starting swd to `ready` with all of them in its state.",
             sizes: &[2, 10, 100, 300, 1000],
             start: || {
-                Ok(Box::new(Ports { world: World::new(&[], IN_PROCESS)?, crowd: Namespace::new(), count: 2 }))
+                let [world, few] = [World::new(&[], IN_PROCESS)?, World::new(&[], IN_PROCESS)?];
+                Ok(Box::new(Ports { world, few, crowd: Namespace::new(), count: 2 }))
             },
         },
         Growing {
@@ -114,6 +115,8 @@ pub(crate) fn all() -> [Growing; 7] {
 
 struct Ports {
     world: World,
+    /// With two ports all the time: what a machine does over minutes must not be taken for what ports do.
+    few: World,
     crowd: Namespace,
     count: u32,
 }
@@ -156,7 +159,19 @@ impl Subject for Ports {
     }
 
     fn measure(&mut self, meter: &Meter) -> Result<Figures> {
-        self.world.measure(meter, Loads::Between)
+        const TURNS: u32 = 5;
+        let (mut many, mut few) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            few.push(self.few.once(meter, Loads::Between)?);
+            many.push(self.world.once(meter, Loads::Between)?);
+        }
+        let (mut figures, few) = (medians(&many), medians(&few));
+        let against = ["gbit_s_to_few", "rx_per_s_to_few", "p50_us_to_few", "per_s_to_few"];
+        for (name, ratio) in LOADS.iter().zip(against) {
+            let [many, few] = [&figures, &few].map(|f| f.get(name).unwrap_or(f64::NAN));
+            figures.set(ratio, many / few);
+        }
+        Ok(figures)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::curves::Growing;
 use crate::world::ROUNDS;
 
 /// Every figure that a curve may have, with its title.
-const FIGURES: [(&str, &str); 18] = [
+const FIGURES: [(&str, &str); 22] = [
     ("gbit_s", "TCP, one stream, Gbit/s"),
     ("gbit_s_4", "TCP, four streams, Gbit/s"),
     ("rx_per_s", "64 B UDP, received/s"),
@@ -22,6 +22,10 @@ const FIGURES: [(&str, &str); 18] = [
     ("per_s", "connections/s"),
     ("out_per_s", "connections/s to the outside"),
     ("rss_mb", "swd's memory, MB"),
+    ("gbit_s_to_few", "TCP, × two ports"),
+    ("rx_per_s_to_few", "UDP, × two ports"),
+    ("p50_us_to_few", "round trip, × two ports"),
+    ("per_s_to_few", "connections/s, × two ports"),
     ("add_ms", "adding one, ms"),
     ("start_s", "starting, s"),
     ("open_per_s", "flows opened/s"),

@@ -22,6 +22,19 @@ pub(crate) const C1: &str = "172.18.0.10";
 /// How often each load runs at a point.
 pub(crate) const ROUNDS: u32 = 3;
 
+/// What the loads tell, in their order.
+pub(crate) const LOADS: [&str; 4] = ["gbit_s", "rx_per_s", "p50_us", "per_s"];
+
+/// The medians of what several runs of the same loads gave.
+pub(crate) fn medians(rounds: &[Figures]) -> Figures {
+    let mut figures = Figures::default();
+    for name in LOADS.iter().chain(&["rss_mb"]) {
+        let median = Spread::of(rounds.iter().filter_map(|f| f.get(name))).map(|spread| spread.median);
+        figures.set(name, median.unwrap_or(f64::NAN));
+    }
+    figures
+}
+
 /// What the loads between the containers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loads {
@@ -91,9 +104,14 @@ impl World {
         Path { server: &self.wan, client: &self.c1.ns, address: OUTSIDE, port, pids }
     }
 
-    /// Runs the loads, one after the other and all of them [`ROUNDS`] times, and takes the medians: `gbit_s`, `rx_per_s`,
-    /// `p50_us`, `per_s`, `rss_mb`.
+    /// Runs the loads [`ROUNDS`] times, and takes the medians of what [`World::once`] gives.
     pub(crate) fn measure(&self, meter: &Meter, loads: Loads) -> Result<Figures> {
+        let rounds: Result<Vec<_>> = (0..ROUNDS).map(|_| self.once(meter, loads)).collect();
+        Ok(medians(&rounds?))
+    }
+
+    /// Runs the loads one after the other: [`LOADS`], `rss_mb`.
+    pub(crate) fn once(&self, meter: &Meter, loads: Loads) -> Result<Figures> {
         let pids = families(&[self.site.pid()]);
         let path = match loads {
             Loads::Between => {
@@ -103,18 +121,14 @@ impl World {
         };
         let mut figures = Figures::from([("rss_mb", self.memory() / 1e6)]);
         path.client.pings(path.address);
-        let mut rounds = Vec::new();
-        for _ in 0..ROUNDS {
-            rounds.extend([
-                ("gbit_s", meter.bulk(path, 1)?),
-                ("rx_per_s", meter.datagrams(path, None)?),
-                ("p50_us", meter.round_trips(path, Protocol::Udp, Cpus::Any)?),
-                ("per_s", meter.connections(path)?),
-            ]);
-        }
-        for name in ["gbit_s", "rx_per_s", "p50_us", "per_s"] {
-            let values = rounds.iter().filter(|(figure, _)| *figure == name).filter_map(|(_, f)| f.get(name));
-            figures.set(name, Spread::of(values).map_or(f64::NAN, |spread| spread.median));
+        let all = [
+            meter.bulk(path, 1)?,
+            meter.datagrams(path, None)?,
+            meter.round_trips(path, Protocol::Udp, Cpus::Any)?,
+            meter.connections(path)?,
+        ];
+        for (name, load) in LOADS.iter().zip(all) {
+            figures.set(name, load.get(name).unwrap_or(f64::NAN));
         }
         Ok(figures)
     }
