@@ -185,7 +185,7 @@ mod tests {
         serde_json::from_str(
             r#"{"name":"dual","subnets":["10.0.0.0/24","fd00::/64"],"gateways":["10.0.0.1","fd00::1"],"gateway_mac":
                 "02:00:00:00:00:01","mtu":1400,"isolate_ports":false,"masquerade":true,"host_access":true,
-                "host_ifname":"sw1","ports":[],"leases":1}"#,
+                "host_ifname":"sw1","dns":true,"ports":[],"leases":1}"#,
         )
         .unwrap()
     }
