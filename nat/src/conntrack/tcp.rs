@@ -255,9 +255,14 @@ impl End {
                 && after_or_at(end.wrapping_add(SLACK), self.acked)
     }
 
-    /// True if the segment acknowledges nothing that this end has not sent.
+    /// True if the segment acknowledges nothing that this end cannot have sent. In the handshake that is what it was seen to
+    /// send, later all that it was allowed to: what passes elsewhere may be told too late, or never.
     fn acknowledgment_is_possible(&self, segment: &TcpSegment) -> bool {
-        !segment.has(tcp_flag::ACK) || !self.has(KNOWN) || after_or_at(self.end, segment.acknowledgment)
+        let most = if self.has(SYN_ACKED) { self.limit.wrapping_add(SLACK) } else { self.end };
+        !segment.has(tcp_flag::ACK)
+            || !self.has(KNOWN)
+            || after_or_at(self.end, segment.acknowledgment)
+            || after_or_at(most, segment.acknowledgment)
     }
 
     /// Takes note that `sender` acknowledged what this end sent.
@@ -276,6 +281,9 @@ impl End {
             self.flags |= SYN_ACKED;
         }
         self.acked = ack;
+        if !after_or_at(self.end, ack) {
+            self.end = ack;
+        }
         let shift = match segment.has(tcp_flag::SYN) {
             true => 0,
             false if self.has(SCALES) && sender.has(SCALES) => sender.shift,

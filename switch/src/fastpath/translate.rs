@@ -376,15 +376,9 @@ pub(super) fn look_up(
     a.load32(2, FLOW, offset::MTU);
     a.jump_if_more(1, 2, other);
 
-    a.constant(1, 1);
-    a.atomic_add64(FLOW, 1, offset::FRAMES);
-    a.load32(1, CX, context::LEN);
-    a.atomic_add64(FLOW, 1, offset::BYTES);
-    a.atomic_add64(FLOW, TO, offset::IP_BYTES);
-    a.call(helper::KTIME_GET_COARSE_NS);
-    a.store64(FLOW, 0, offset::LAST);
+    // The count comes last: who reads it has read what it counts, since a value is copied from its beginning on.
     a.load8(1, STACK, at::PROTOCOL);
-    a.jump_unless_equal(1, PROTOCOL_TCP, "note");
+    a.jump_unless_equal(1, PROTOCOL_TCP, "count");
     a.load32(1, STACK, at::TCP);
     a.network32(1);
     a.add(1, TO);
@@ -397,7 +391,14 @@ pub(super) fn look_up(
     a.load16(1, STACK, at::WINDOW);
     a.network16(1);
     a.store32(FLOW, 1, offset::WINDOW);
-    a.label("note");
+    a.label("count");
+    a.call(helper::KTIME_GET_COARSE_NS);
+    a.store64(FLOW, 0, offset::LAST);
+    a.atomic_add64(FLOW, TO, offset::IP_BYTES);
+    a.load32(1, CX, context::LEN);
+    a.atomic_add64(FLOW, 1, offset::BYTES);
+    a.constant(1, 1);
+    a.atomic_add64(FLOW, 1, offset::FRAMES);
     for word in [0, 8, 16, 24, 32, 40] {
         a.load64(1, FLOW, offset::REWRITE + word);
         a.store64(NOTE, 1, note::REWRITE + word);

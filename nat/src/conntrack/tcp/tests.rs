@@ -147,6 +147,21 @@ fn what_is_far_out_of_window_changes_nothing() {
     assert_eq!(states, [None, None, Some(State::Established)]);
 }
 
+/// Data that passed where nobody could tell of it, in both directions: each FIN acknowledges what was never seen.
+#[test]
+fn a_connection_closes_after_data_that_nobody_saw() {
+    let states = after_handshake(&[
+        (Original, segment("FA", 151, 951, 0)),
+        (Reply, segment("FA", 951, 152, 0)),
+        (Original, segment("A", 152, 952, 0)),
+    ]);
+    assert_eq!(states, [State::Closing, State::Closing, State::Closed].map(Some));
+    // A FIN may be among what was not seen: the rest closes.
+    let states =
+        after_handshake(&[(Reply, segment("FA", 951, 152, 0)), (Original, segment("A", 152, 952, 0))]);
+    assert_eq!(states, [State::Closing; 2].map(Some));
+}
+
 #[test]
 fn retransmissions_and_keepalives_are_in_order() {
     let states = after_handshake(&[
