@@ -66,9 +66,14 @@ impl ConnectionId {
     }
 }
 
-/// A publish rule's name.
+/// A publish rule's name; never `u32::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// The number of none.
+    pub(crate) const NONE: u32 = u32::MAX;
+}
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,7 +138,8 @@ pub struct Connection {
     recorded: u16,
     pub(crate) ends: tcp::Ends,
     owners: [OwnerId; 2],
-    rule: Option<RuleId>,
+    /// The publish rule's number, or [`RuleId::NONE`].
+    rule: u32,
     /// The caller's generation under which the connection was last admitted.
     pub(crate) generation: u32,
     /// The mapping that its external endpoint is leased through, or [`NONE`].
@@ -163,7 +169,10 @@ impl Connection {
             recorded: 0,
             ends: tcp::Ends::NEW,
             owners,
-            rule,
+            rule: match rule {
+                Some(RuleId(number)) => number,
+                None => RuleId::NONE,
+            },
             generation: 0,
             mapping: NONE,
             state: State::Unreplied,
@@ -198,7 +207,7 @@ impl Connection {
 
     /// The publish rule that let it in.
     pub const fn rule(&self) -> Option<RuleId> {
-        self.rule
+        if self.rule == RuleId::NONE { None } else { Some(RuleId(self.rule)) }
     }
 
     /// How far it has come.
@@ -289,7 +298,7 @@ impl Filter {
             && is(self.owner, connection.owners.into_iter())
             && is(self.port, endpoints().map(|endpoint| endpoint.port))
             && is(self.protocol, [original.protocol].into_iter())
-            && is(self.rule, connection.rule.into_iter())
+            && is(self.rule, connection.rule().into_iter())
             && is(self.state, [connection.state].into_iter())
     }
 }

@@ -148,7 +148,7 @@ impl Rules {
             return Err(PublishError::Conflict(other));
         }
         let id = RuleId(self.next);
-        self.next = self.next.wrapping_add(1);
+        self.next = (self.next + 1) % RuleId::NONE;
         self.targets.insert(target_key(id, &rule), key);
         self.rules.insert(key, Published { id, rule, connections: 0 });
         self.keys.insert(id, key);

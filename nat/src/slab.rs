@@ -14,8 +14,23 @@ pub(crate) const NONE: u32 = u32::MAX;
 struct Slot<T> {
     /// How many entries have lived here, so that an old reference is not taken for the present one.
     generation: u32,
-    next_free: u32,
-    value: Option<T>,
+    place: Place<T>,
+}
+
+#[derive(Clone, Debug)]
+enum Place<T> {
+    /// The next free one.
+    Free(u32),
+    Taken(T),
+}
+
+impl<T> Slot<T> {
+    const fn value(&self) -> Option<&T> {
+        match &self.place {
+            Place::Free(_) => None,
+            Place::Taken(value) => Some(value),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +69,7 @@ impl<T> Slab<T> {
                 if (self.slots as usize).is_multiple_of(CHUNK) {
                     self.chunks.push(Vec::with_capacity(CHUNK));
                 }
-                let slot = Slot { generation: 0, next_free: NONE, value: None };
+                let slot = Slot { generation: 0, place: Place::Free(NONE) };
                 self.chunks.last_mut()?.push(slot);
                 self.slots += 1;
                 self.slots - 1
@@ -62,33 +77,41 @@ impl<T> Slab<T> {
             index => index,
         };
         let slot = self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)?;
-        if self.free == index {
-            self.free = slot.next_free;
+        if self.free == index
+            && let Place::Free(next) = slot.place
+        {
+            self.free = next;
         }
-        slot.value = Some(value);
+        slot.place = Place::Taken(value);
         self.len += 1;
         Some((index, slot.generation))
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?.value.as_ref()
+        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?.value()
     }
 
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)?.value.as_mut()
+        let slot = self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)?;
+        match &mut slot.place {
+            Place::Free(_) => None,
+            Place::Taken(value) => Some(value),
+        }
     }
 
     /// The generation of the present entry at `index`.
     pub(crate) fn generation(&self, index: u32) -> Option<u32> {
         let slot = self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?;
-        slot.value.as_ref().map(|_| slot.generation)
+        slot.value().map(|_| slot.generation)
     }
 
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
         let slot = self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)?;
-        let value = slot.value.take()?;
+        slot.value()?;
+        let Place::Taken(value) = std::mem::replace(&mut slot.place, Place::Free(self.free)) else {
+            return None;
+        };
         slot.generation = slot.generation.wrapping_add(1);
-        slot.next_free = self.free;
         self.free = index;
         self.len -= 1;
         Some(value)

@@ -10,6 +10,7 @@ use crate::time::Time;
 
 /// Seconds of a turn.
 const SPAN: u64 = 4096;
+const _: () = assert!(SPAN <= 1 << u16::BITS);
 
 #[derive(Clone, Debug)]
 pub(super) struct Wheel {
@@ -34,8 +35,8 @@ impl Wheel {
         // An entry is due in the first second that begins after its deadline.
         let due = entry.connection.deadline.as_secs().saturating_add(1);
         let due = due.clamp(self.cursor, self.cursor.saturating_add(SPAN - 1));
-        let place = (due % SPAN) as u32;
-        let Some(head) = self.heads.get_mut(place as usize) else { return };
+        let place = (due % SPAN) as u16;
+        let Some(head) = self.heads.get_mut(usize::from(place)) else { return };
         let next = std::mem::replace(head, index);
         if let Some(next) = slab.get_mut(next) {
             next.timer.previous = index;
@@ -50,7 +51,7 @@ impl Wheel {
         match slab.get_mut(previous) {
             Some(previous) => previous.timer.next = next,
             None => {
-                if let Some(head) = self.heads.get_mut(place as usize) {
+                if let Some(head) = self.heads.get_mut(usize::from(place)) {
                     *head = next;
                 }
             }
@@ -93,7 +94,7 @@ impl Wheel {
 pub(super) struct Timer {
     previous: u32,
     next: u32,
-    place: u32,
+    place: u16,
 }
 
 impl Timer {

@@ -1,22 +1,22 @@
-//! The file: a header, a scratch place, and a place for each connection.
+//! The file: a header, a scratch place, a place for each connection, and one for each connection's wide part.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::record::{Party, SIZE, Stored, Unreadable, checksum, decode, encode};
+use super::record::{Party, SIZE, Stored, Unreadable, WIDE, checksum, decode, encode};
 use crate::sys::mapped::MappedFile;
 
 /// Begins every such file.
 const MAGIC: u64 = u64::from_le_bytes(*b"swdconn\n");
 /// The format. Raise it when a record's bytes mean something else.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the header that its checksum is of; the checksum follows.
 const HEADER: usize = 56;
 /// How many places were ever used: a word that grows.
 const USED: usize = 64;
 /// Where a record is written before it is written to its place.
 const SCRATCH: usize = 256;
-/// Where places begin.
+/// Where places begin. Wide parts begin behind the last.
 pub const PLACES: usize = 4096;
 /// Places that the file grows by.
 const GROWTH: usize = 1024;
@@ -51,8 +51,9 @@ impl Writer {
     /// When the file cannot be made.
     pub fn create(path: &Path, origin: Origin, capacity: u32, seed: u64) -> io::Result<Self> {
         let capacity = capacity.min(MOST);
-        let mut file = MappedFile::create(&beside(path), PLACES + capacity as usize * SIZE)?;
-        file.grow(PLACES)?;
+        let areas = [at(capacity), capacity as usize * WIDE];
+        let mut file = MappedFile::create(&beside(path), &areas)?;
+        file.grow(NARROW, PLACES)?;
         let mut header = [0; HEADER + 8];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC.to_le_bytes());
@@ -78,23 +79,33 @@ impl Writer {
 
     /// Writes a connection at its place.
     pub fn put(&mut self, place: u32, record: &nat::Record, from: Party, to: Party) {
-        let at = at(place);
-        if place >= self.capacity || (at + SIZE > self.file.len() && self.grow(place).is_err()) {
+        let bytes = encode(&Stored { place, record: *record, parties: [from, to] }, self.seed);
+        if place >= self.capacity || self.make_room(place, bytes.wide.is_some()).is_err() {
             self.lost += 1;
             return;
         }
-        let bytes = encode(&Stored { place, record: *record, parties: [from, to] }, self.seed);
-        self.file.write(SCRATCH, &bytes);
-        self.file.write(at, &bytes);
+        if let Some(wide) = &bytes.wide {
+            self.file.write(SCRATCH + SIZE, wide);
+        }
+        self.file.write(SCRATCH, &bytes.narrow);
+        if let Some(wide) = &bytes.wide {
+            self.file.write(wide_at(self.capacity, place), wide);
+        }
+        self.file.write(at(place), &bytes.narrow);
         // What is in the scratch place must not bring back a connection that ends.
         self.file.store(SCRATCH, 0);
     }
 
-    fn grow(&mut self, place: u32) -> io::Result<()> {
+    fn make_room(&mut self, place: u32, is_wide: bool) -> io::Result<()> {
         let places = (place as usize + 1).next_multiple_of(GROWTH).min(self.capacity as usize);
-        self.file.grow(PLACES + places * SIZE)?;
-        self.used = self.used.max(u32::try_from(places).unwrap_or(self.capacity));
-        self.file.store(USED, u64::from(self.used).to_le());
+        if !self.file.has(at(place), SIZE) {
+            self.file.grow(NARROW, PLACES + places * SIZE)?;
+            self.used = self.used.max(u32::try_from(places).unwrap_or(self.capacity));
+            self.file.store(USED, u64::from(self.used).to_le());
+        }
+        if is_wide && !self.file.has(wide_at(self.capacity, place), WIDE) {
+            self.file.grow(WIDE_PARTS, places * WIDE)?;
+        }
         Ok(())
     }
 
@@ -109,8 +120,16 @@ impl Writer {
     }
 }
 
-fn at(place: u32) -> usize {
+/// The file's areas.
+const NARROW: usize = 0;
+const WIDE_PARTS: usize = 1;
+
+const fn at(place: u32) -> usize {
     PLACES + place as usize * SIZE
+}
+
+const fn wide_at(capacity: u32, place: u32) -> usize {
+    at(capacity) + place as usize * WIDE
 }
 
 /// Where a file is written until it is whole.
@@ -167,7 +186,9 @@ pub fn read(bytes: &[u8], origin: Origin) -> Result<Found, (Refused, u64)> {
     let places = bytes.get(PLACES..).unwrap_or_default();
     let seeming = |size: usize| {
         let size = if size.is_multiple_of(8) && size >= 64 { size } else { SIZE };
-        places.chunks(size).filter(|place| place.iter().take(8).any(|byte| *byte != 0)).count() as u64
+        let used = usize::try_from(word(USED)).unwrap_or(usize::MAX);
+        let is_used = |place: &&[u8]| place.iter().take(8).any(|byte| *byte != 0);
+        places.chunks(size).take(used).filter(is_used).count() as u64
     };
     let size = half(12) as usize;
     if word(0) != MAGIC {
@@ -184,15 +205,16 @@ pub fn read(bytes: &[u8], origin: Origin) -> Result<Found, (Refused, u64)> {
         return Err((Refused::Foreign, seeming(SIZE)));
     }
     let (seed, capacity) = (word(40), half(16));
+    let wide = |at: usize| bytes.get(at..at + WIDE).and_then(|b| b.try_into().ok());
     let scratch = bytes.get(SCRATCH..SCRATCH + SIZE).and_then(|b| b.try_into().ok());
-    let scratch = scratch.and_then(|bytes| decode(bytes, seed).ok().flatten());
+    let scratch = scratch.and_then(|bytes| decode(bytes, wide(SCRATCH + SIZE), seed).ok().flatten());
     let mut found = Found::default();
     let whole = (places.len() / SIZE).min(capacity as usize);
     let used = usize::try_from(word(USED)).unwrap_or(usize::MAX).min(capacity as usize);
     found.truncated = used.saturating_sub(whole) as u64;
     for (place, bytes) in (0..).zip(places.chunks_exact(SIZE).take(whole)) {
         let Ok(bytes) = bytes.try_into() else { continue };
-        let read = match decode(bytes, seed) {
+        let read = match decode(bytes, wide(wide_at(capacity, place)), seed) {
             // One of another place is as good as torn.
             Ok(Some(stored)) if stored.place != place => Err(Unreadable::Torn),
             read => read,

@@ -1,19 +1,34 @@
 //! One connection as bytes.
 //!
 //! ```text
-//!   0 checksum of the rest; 0: nothing here        32 addresses: original source, destination, reply source, destination
-//!   8 place                                        96 keys: original network, port, reply network, port
-//!  12 protocol, state, sharing (+ 16: ruled), 0   128 opened, ends: nanoseconds since the machine started
-//!  16 TCP: flags and shift of each end            144 packets and bytes, original and reply
-//!  20 ports, in the order of the addresses        176
+//!   0 checksum of the rest; 0: nothing here        28 the last 4 bytes of each address, 0 (4)
+//!   8 place                                        48 keys: original network, port, reply network, port
+//!  12 protocol, state, sharing (+ 16: ruled), wide 80 opened, ends: nanoseconds since the machine started
+//!  16 TCP: flags and shift of each end             96 packets and bytes, original and reply
+//!  20 ports: original source, destination, reply  128
+//!     source, destination
 //! ```
+//!
+//! Addresses are in the order of the ports. Those that are not all of IPv4 have their first twelve bytes in a *wide* part of their
+//! own, so that IPv4, which is most, does not pay for IPv6.
 //!
 //! Little-endian. The checksum begins with a number of the file's own, so a record of another file is none of this one.
 
 use nat::{Address, Counters, Endpoint, NetworkId, OwnerId, Protocol, Record, Shared, State, Time, Tuple};
 
-/// Bytes of a record.
-pub const SIZE: usize = 176;
+/// Bytes of a record without its wide part.
+pub const SIZE: usize = 128;
+/// Bytes of a wide part.
+pub const WIDE: usize = 48;
+
+/// A record's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes {
+    /// What each record has.
+    pub narrow: [u8; SIZE],
+    /// The rest of its addresses, where they are not all of IPv4.
+    pub wide: Option<[u8; WIDE]>,
+}
 
 /// The name of a port or network, as a number that is the same in every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,20 +95,31 @@ pub fn checksum(seed: u64, bytes: &[u8]) -> u64 {
     sum.max(1)
 }
 
+/// The checksum of a record.
+fn sum(narrow: &[u8; SIZE], wide: Option<&[u8; WIDE]>, seed: u64) -> u64 {
+    let sum = checksum(seed, &narrow[8..]);
+    wide.map_or(sum, |wide| checksum(sum, wide))
+}
+
 /// Writes a record.
-pub fn encode(stored: &Stored, seed: u64) -> [u8; SIZE] {
+pub fn encode(stored: &Stored, seed: u64) -> Bytes {
     let Stored { place, record, parties } = stored;
     let mut to = [0; SIZE];
+    let mut wide = [0; WIDE];
     let mut put = |at: usize, bytes: &[u8]| to[at..at + bytes.len()].copy_from_slice(bytes);
     let [original, reply] = &record.tuples;
     put(8, &place.to_le_bytes());
     let sharing = shared_number(record.shared) | u8::from(record.ruled) << 4;
-    put(12, &[original.protocol.number(), state_number(record.state), sharing, 0]);
-    put(16, record.ends.as_flattened());
     let endpoints = [original.source, original.destination, reply.source, reply.destination];
+    let is_wide = !endpoints.iter().all(|endpoint| endpoint.address.is_v4());
+    put(12, &[original.protocol.number(), state_number(record.state), sharing, u8::from(is_wide)]);
+    put(16, record.ends.as_flattened());
     for (i, endpoint) in endpoints.iter().enumerate() {
+        let octets = endpoint.address.v6_octets();
+        let (first, last) = octets.split_at(12);
         put(20 + 2 * i, &endpoint.port.to_le_bytes());
-        put(32 + 16 * i, &endpoint.address.v6_octets());
+        put(28 + 4 * i, last);
+        wide[12 * i..12 * (i + 1)].copy_from_slice(first);
     }
     let [opener, answerer] = parties;
     let [went, came] = record.counters;
@@ -110,33 +136,51 @@ pub fn encode(stored: &Stored, seed: u64) -> [u8; SIZE] {
         came.bytes,
     ];
     for (i, word) in words.iter().enumerate() {
-        put(96 + 8 * i, &word.to_le_bytes());
+        put(48 + 8 * i, &word.to_le_bytes());
     }
-    let sum = checksum(seed, &to[8..]);
+    let wide = is_wide.then_some(wide);
+    let sum = sum(&to, wide.as_ref(), seed);
     to[..8].copy_from_slice(&sum.to_le_bytes());
-    to
+    Bytes { narrow: to, wide }
 }
 
-/// Reads a record; `None`: there is none.
+/// Reads a record; `None`: there is none. `wide` is what its wide part would be.
 ///
 /// # Errors
 /// When it is none of the file that `seed` is of, or says what no record says.
-pub fn decode(bytes: &[u8; SIZE], seed: u64) -> Result<Option<Stored>, Unreadable> {
+pub fn decode(
+    bytes: &[u8; SIZE],
+    wide: Option<&[u8; WIDE]>,
+    seed: u64,
+) -> Result<Option<Stored>, Unreadable> {
     let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
     let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-    let sum = word(0);
-    if sum == 0 {
+    let found = word(0);
+    if found == 0 {
         return Ok(None);
     }
-    if sum != checksum(seed, &bytes[8..]) {
+    let wide = match bytes[15] {
+        0 => None,
+        _ => Some(wide.ok_or(Unreadable::Torn)?),
+    };
+    if found != sum(bytes, wide, seed) {
         return Err(Unreadable::Torn);
     }
     let endpoint = |i: usize| {
-        let octets: [u8; 16] = bytes[32 + 16 * i..48 + 16 * i].try_into().unwrap_or_default();
-        Endpoint { address: Address::from_v6_octets(octets), port: half(20 + 2 * i) }
+        let last: [u8; 4] = bytes[28 + 4 * i..32 + 4 * i].try_into().unwrap_or_default();
+        let address = match wide {
+            None => Address::from_v4_octets(last),
+            Some(wide) => {
+                let mut octets = [0; 16];
+                octets[..12].copy_from_slice(&wide[12 * i..12 * (i + 1)]);
+                octets[12..].copy_from_slice(&last);
+                Address::from_v6_octets(octets)
+            }
+        };
+        Endpoint { address, port: half(20 + 2 * i) }
     };
     let protocol = Protocol::from(bytes[12]);
-    let party = |i: usize| Party { network: Key(word(96 + 16 * i)), port: Key(word(104 + 16 * i)) };
+    let party = |i: usize| Party { network: Key(word(48 + 16 * i)), port: Key(word(56 + 16 * i)) };
     let parties = [party(0), party(1)];
     let halves_agree = |p: &Party| (p.network == Key::OUTSIDE) == (p.port == Key::OUTSIDE);
     let tuple = |i: usize| Tuple {
@@ -145,9 +189,10 @@ pub fn decode(bytes: &[u8; SIZE], seed: u64) -> Result<Option<Stored>, Unreadabl
         protocol,
         network: NetworkId::OUTSIDE,
     };
-    let counters = |i: usize| Counters { packets: word(144 + 16 * i), bytes: word(152 + 16 * i) };
+    let counters = |i: usize| Counters { packets: word(96 + 16 * i), bytes: word(104 + 16 * i) };
     let found = state(bytes[13]).zip(shared(bytes[14] & 0x0f));
-    let spare = bytes[14] >> 5 != 0 || bytes[15] != 0 || bytes[28..32] != [0; 4];
+    let needless = wide.is_some() && (0..4).all(|i| endpoint(i).address.is_v4());
+    let spare = bytes[14] >> 5 != 0 || bytes[15] > 1 || bytes[44..48] != [0; 4] || needless;
     let Some((state, shared)) = found.filter(|_| !spare && parties.iter().all(halves_agree)) else {
         return Err(Unreadable::Malformed);
     };
@@ -158,8 +203,8 @@ pub fn decode(bytes: &[u8; SIZE], seed: u64) -> Result<Option<Stored>, Unreadabl
         ends: [[bytes[16], bytes[17]], [bytes[18], bytes[19]]],
         ruled: bytes[14] & 0x10 != 0,
         shared,
-        created: Time::from_nanos(word(128)),
-        deadline: Time::from_nanos(word(136)),
+        created: Time::from_nanos(word(80)),
+        deadline: Time::from_nanos(word(88)),
         counters: [counters(0), counters(1)],
     };
     let place = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
@@ -245,34 +290,58 @@ mod tests {
         }
     }
 
+    /// The same with an inside of IPv6.
+    fn wide() -> Stored {
+        let mut stored = stored();
+        let address = "2001:db8::10".parse::<std::net::IpAddr>().unwrap().into();
+        stored.record.tuples[0].source.address = address;
+        stored.record.tuples[1].destination.address = address;
+        stored
+    }
+
+    fn read(bytes: &Bytes, seed: u64) -> Result<Option<Stored>, Unreadable> {
+        decode(&bytes.narrow, bytes.wide.as_ref(), seed)
+    }
+
     #[test]
     fn what_is_written_is_read() {
-        let stored = stored();
-        assert_eq!(decode(&encode(&stored, 1), 1), Ok(Some(stored)));
-        assert_eq!(decode(&[0; SIZE], 1), Ok(None));
-        assert_eq!(decode(&encode(&stored, 1), 2), Err(Unreadable::Torn), "it is another file's");
+        for (stored, is_wide) in [(stored(), false), (wide(), true)] {
+            let bytes = encode(&stored, 1);
+            assert_eq!(bytes.wide.is_some(), is_wide);
+            assert_eq!(read(&bytes, 1), Ok(Some(stored)));
+            assert_eq!(read(&encode(&stored, 1), 2), Err(Unreadable::Torn), "it is another file's");
+        }
+        assert_eq!(decode(&[0; SIZE], None, 1), Ok(None));
     }
 
     #[test]
     fn no_changed_bit_goes_unnoticed() {
-        let bytes = encode(&stored(), 1);
-        for bit in 0..8 * SIZE {
-            let mut changed = bytes;
-            changed[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&changed, 1), Err(Unreadable::Torn), "bit {bit}");
+        for bytes in [encode(&stored(), 1), encode(&wide(), 1)] {
+            for bit in 0..8 * SIZE {
+                let mut changed = bytes;
+                changed.narrow[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(read(&changed, 1), Err(Unreadable::Torn), "bit {bit}");
+            }
+        }
+        for bit in 0..8 * WIDE {
+            let mut changed = encode(&wide(), 1);
+            changed.wide.as_mut().unwrap()[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(&changed, 1), Err(Unreadable::Torn), "bit {bit}");
         }
     }
 
     #[test]
     fn half_a_record_is_torn() {
-        let bytes = encode(&stored(), 1);
-        for length in 1..SIZE {
-            let mut half = [0; SIZE];
-            half[..length].copy_from_slice(&bytes[..length]);
-            if half != bytes {
-                assert_eq!(decode(&half, 1), Err(Unreadable::Torn), "{length} bytes");
+        for bytes in [encode(&stored(), 1), encode(&wide(), 1)] {
+            for length in 1..SIZE {
+                let mut half = Bytes { narrow: [0; SIZE], ..bytes };
+                half.narrow[..length].copy_from_slice(&bytes.narrow[..length]);
+                if half != bytes {
+                    assert_eq!(read(&half, 1), Err(Unreadable::Torn), "{length} bytes");
+                }
             }
         }
+        assert_eq!(decode(&encode(&wide(), 1).narrow, None, 1), Err(Unreadable::Torn));
     }
 
     #[test]

@@ -18,6 +18,11 @@ const SEED: u64 = 0x5eed;
 const NOW: Time = Time::from_secs(1000);
 const NETWORK: NetworkId = NetworkId(1);
 const EXTERNAL: [u8; 4] = [192, 0, 2, 1];
+const EXTERNAL_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1);
+/// Connections of the journal that swd wrote: to the outside, to published ports, to the outside by IPv6.
+const OUT: u8 = 20;
+const HAIRPINS: u8 = 6;
+const OUT_V6: u8 = 4;
 
 fn origin() -> Origin {
     Origin { instance: Key::of(ORIGIN_NAME), boot: BOOT }
@@ -45,10 +50,23 @@ fn send(nat: &mut Nat, host: u8, port: u16, to: [u8; 4], to_port: u16) {
     let builder = etherparse::PacketBuilder::ipv4([172, 18, 0, host], to, 64).udp(port, to_port);
     let mut bytes = Vec::new();
     builder.write(&mut bytes, b"x").expect("memory");
-    let mut packet = Packet::parse(&mut bytes, Checksum::Complete).expect("a packet");
+    pass(nat, host, &mut bytes, to == EXTERNAL);
+}
+
+/// A datagram of `2001:db8::host` to a server outside.
+fn send_v6(nat: &mut Nat, host: u8, port: u16) {
+    let address = |last| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).octets();
+    let builder = etherparse::PacketBuilder::ipv6(address(u16::from(host)), address(0xf00), 64).udp(port, 9);
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes, b"x").expect("memory");
+    pass(nat, host, &mut bytes, false);
+}
+
+fn pass(nat: &mut Nat, host: u8, bytes: &mut [u8], to_external: bool) {
+    let mut packet = Packet::parse(bytes, Checksum::Complete).expect("a packet");
     let from = Party { network: NETWORK, owner: OwnerId(u32::from(host)) };
-    let external = External { v4: Some(EXTERNAL.into()), v6: None };
-    let verdict = match to == EXTERNAL {
+    let external = External { v4: Some(EXTERNAL.into()), v6: Some(EXTERNAL_V6) };
+    let verdict = match to_external {
         true => nat.hairpin(NOW, &mut packet, from, external, |_, _| Some(OwnerId(2))),
         false => nat.outbound(NOW, &mut packet, from, external),
     };
@@ -66,11 +84,14 @@ fn base() -> &'static [u8] {
         let mut writer = Writer::create(&path, origin(), 64, SEED).expect("a file");
         let mut nat = translator();
         nat.want_changes(true);
-        for n in 0..24 {
+        for n in 0..OUT {
             send(&mut nat, 1 + n % 2, 1000 + u16::from(n), [198, 51, 100, 7], 9);
         }
-        for n in 0..6 {
+        for n in (0..HAIRPINS).map(u16::from) {
             send(&mut nat, 1, 2000 + n, EXTERNAL, 5000 + n);
+        }
+        for n in 0..OUT_V6 {
+            send_v6(&mut nat, 1 + n % 2, 3000 + u16::from(n));
         }
         while let Some((place, record)) = nat.next_change() {
             let record = record.expect("nothing has ended");
@@ -143,7 +164,8 @@ pub fn journal(data: &[u8]) {
 /// Gives records to a translator.
 fn check(stored: &[Stored]) {
     for stored in stored {
-        let again = record::decode(&record::encode(stored, 1), 1);
+        let bytes = record::encode(stored, 1);
+        let again = record::decode(&bytes.narrow, bytes.wide.as_ref(), 1);
         assert_eq!(again, Ok(Some(*stored)), "what was read can be written");
     }
     let mut nat = translator();
@@ -157,11 +179,14 @@ fn check(stored: &[Stored]) {
                 None => (NetworkId::OUTSIDE, OwnerId::OUTSIDE),
             };
         }
-        let external = |address| address == Address::from_v4_octets(EXTERNAL);
+        let external = |address| {
+            [Address::from_v4_octets(EXTERNAL), Address::from_v6_octets(EXTERNAL_V6.octets())]
+                .contains(&address)
+        };
         taken += u32::from(nat.restore(NOW, &record, external).is_ok());
     }
     assert_eq!(nat.connection_count(), taken);
-    for n in 0..24 {
+    for n in 0..OUT {
         send(&mut nat, 1 + n % 2, 1000 + u16::from(n), [198, 51, 100, 7], 9);
     }
     nat.end_all(NOW, Filter::default());
@@ -183,7 +208,9 @@ mod tests {
         check(&found.stored);
         let mut nat = translator();
         let outside = found.stored.iter().filter(|s| s.parties[1] == record::Party::OUTSIDE).count();
-        assert_eq!(outside, 24);
+        assert_eq!(outside, usize::from(OUT + OUT_V6));
+        let wide = found.stored.iter().filter(|s| record::encode(s, 1).wide.is_some()).count();
+        assert_eq!(wide, usize::from(OUT_V6));
         let mut one = found.stored[0].record;
         (one.tuples[0].network, one.owners[0]) = (NETWORK, OwnerId(1));
         assert!(nat.restore(NOW, &one, |_| true).is_ok(), "{one:?}");
