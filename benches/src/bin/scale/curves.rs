@@ -47,18 +47,22 @@ pub(crate) struct Growing {
 }
 
 /// All curves.
-pub(crate) fn all() -> [Growing; 7] {
+pub(crate) fn all() -> [Growing; 8] {
     [
         Growing {
             name: "ports",
             against: "ports",
             about: "Ports on veth pairs, all up; loads between two of them, in turn with those of another swd that keeps its two. `add_ms` is the time to add one by the API, \
                     `start_s` from starting swd to `ready` with all of them in its state.",
-            sizes: &[2, 10, 100, 300, 1000],
-            start: || {
-                let [world, few] = [World::new(&[], IN_PROCESS)?, World::new(&[], IN_PROCESS)?];
-                Ok(Box::new(Ports { world, few, crowd: Namespace::new(), count: 2 }))
-            },
+            sizes: &[2, 100, 1000],
+            start: || Ports::start(IN_PROCESS),
+        },
+        Growing {
+            name: "ports-as-shipped",
+            against: "ports",
+            about: "The same with the configuration that swd has unless told otherwise: what is busy is the kernel's to forward.",
+            sizes: &[2, 1000],
+            start: || Ports::start(""),
         },
         Growing {
             name: "fdb",
@@ -121,6 +125,13 @@ struct Ports {
     count: u32,
 }
 
+impl Ports {
+    fn start(config: &str) -> Result<Box<dyn Subject>> {
+        let [world, few] = [World::new(&[], config)?, World::new(&[], config)?];
+        Ok(Box::new(Self { world, few, crowd: Namespace::new(), count: 2 }))
+    }
+}
+
 impl Subject for Ports {
     fn grow_to(&mut self, size: u32, end: Instant) -> Result<Option<Figures>> {
         let new: Vec<u32> = (self.count..size).collect();
@@ -159,7 +170,7 @@ impl Subject for Ports {
     }
 
     fn measure(&mut self, meter: &Meter) -> Result<Figures> {
-        const TURNS: u32 = 5;
+        const TURNS: u32 = 7;
         let (mut many, mut few) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
             few.push(self.few.once(meter, Loads::Between)?);

@@ -28,7 +28,7 @@ struct Options {
     /// Seconds that a load lasts
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Curves, separated by commas: ports, fdb, flows, connections, publishes, networks, workers
+    /// Curves, separated by commas: ports, ports-as-shipped, fdb, flows, connections, publishes, networks, workers
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Only small sizes and short loads: to see that all works
@@ -76,7 +76,7 @@ fn scale(mut options: Options) -> Result<()> {
     let all: Vec<_> = curves::all().into_iter().filter(|c| wanted(c.name)).collect();
     ensure!(
         !all.is_empty(),
-        "--only names no curve: ports, fdb, flows, connections, publishes, networks, workers"
+        "--only names no curve: ports, ports-as-shipped, fdb, flows, connections, publishes, networks, workers"
     );
     let meter = Meter::new(options.seconds)?;
     let mut run =
@@ -111,7 +111,7 @@ fn grow(curve: &Growing, options: &Options, meter: &Meter, points: &mut Curve) -
         };
         let took = begun.elapsed().as_secs_f64();
         figures.merge(subject.measure(meter)?);
-        eprintln!("  {:12} {size:>8} ({took:.1} s to get there)", curve.name);
+        eprintln!("  {:16} {size:>8} ({took:.1} s to get there)", curve.name);
         points.points.push((size, figures));
     }
     Ok(())

@@ -79,7 +79,7 @@ pub(crate) fn write(folder: &Path, run: &Run) -> Result<String> {
     let mut text = format!(
         "# swd as it grows\n\n\
          Written by `make bench`; not edited by hand. {}. Loads last {} s; a point is the median of {ROUNDS}. \
-         Between containers with `fast_path = false`. What the curves say is in [scaling.md](../scaling.md).\n",
+         Between containers with `fast_path = false`, but for `ports-as-shipped`. What the curves say is in [scaling.md](../scaling.md).\n",
         run.machine.sentence(),
         short(run.seconds),
     );
