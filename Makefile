@@ -7,7 +7,7 @@ SUDO := sudo -E env "PATH=$$PATH"
 RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
 endif
 
-.PHONY: build install uninstall deb demo test fuzz soak audit bench bench-quick bench-scale bench-micro bench-build fmt lint doc clean install-deps
+.PHONY: build install uninstall deb demo test fuzz soak audit bench bench-quick bench-scale bench-strain bench-micro bench-build fmt lint doc clean install-deps
 
 build: install-deps
 	$(CARGO) build --release --bins
@@ -66,6 +66,10 @@ bench-quick: bench-build
 bench-scale: bench-build
 	$(SUDO) target/release/scale
 
+# Limits that are set, one container against the others, captures, restarts: minutes. Tables in docs/benchmarks/strain.md.
+bench-strain: build
+	$(SUDO) target/release/strain
+
 # What the parts cost without the kernel, by criterion.
 bench-micro: install-deps
 	$(CARGO) bench -p benches
@@ -76,7 +80,7 @@ bench-build: build
 # Looks for inputs that make something panic, each target for so many minutes. What it finds is in tests/fuzz/artifacts; what
 # it learned is in target/fuzz-corpus, and begins with what is kept in tests/fuzz/corpus (`make test` feeds that, too).
 MINUTES ?= 1
-FUZZ_TARGETS ?= frame nat_packet nat_sequence state_file config journal api words dns
+FUZZ_TARGETS ?= frame nat_packet nat_sequence state_file config journal api words dns cni
 fuzz: install-deps
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install cargo-fuzz
 	for target in $(FUZZ_TARGETS); do \

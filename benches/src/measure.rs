@@ -85,15 +85,15 @@ impl Meter {
         Ok(figures)
     }
 
-    /// Small datagrams, all that the sender can give or at a rate: `rx_per_s`, `tx_per_s`, `cpu_us_each`,
+    /// Datagrams with so many bytes of payload, all that the sender can give or at a rate: `rx_per_s`, `tx_per_s`, `cpu_us_each`,
     /// `daemon_us_each`.
     ///
     /// # Errors
     /// When nothing comes through.
-    pub fn datagrams(&self, path: Path<'_>, rate: Option<u32>) -> Result<Figures> {
+    pub fn datagrams(&self, path: Path<'_>, rate: Option<u32>, size: usize) -> Result<Figures> {
         let (seconds, warm_up) = (self.seconds.to_string(), WARM_UP.to_string());
         let serve = words(["count", "--seconds", &seconds, "--warm-up", &warm_up]);
-        let mut send = words(["blast"]);
+        let mut send = words(["blast", "--size", &size.to_string()]);
         send.extend(rate.into_iter().flat_map(|rate| ["--rate".to_owned(), rate.to_string()]));
         // The sender outlasts the receiver's window.
         let length = self.seconds + WARM_UP + 0.1;

@@ -73,3 +73,27 @@ fn an_interrupted_run_leaves_nothing_behind() {
     assert_eq!(lines, ["code 124"], "{output}");
     assert!(output.stderr.contains("error: interrupted"), "{output}");
 }
+
+#[test]
+fn strain_measures_each_trial() {
+    require();
+    let _alone = heavy();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let out = dir.path().to_str().expect("UTF-8");
+    let (well, said) = program(env!("CARGO_BIN_EXE_strain"), &["--quick", "--seconds", "0.3", "--out", out]);
+    assert!(well, "{said}");
+    let report = json(&dir.path().join("strain.json"));
+    let tables = report["tables"].as_array().expect("tables");
+    assert_eq!(tables.len(), 5);
+    for table in tables {
+        assert!(table["failed"].is_null(), "{}: {}", table["title"], table["failed"]);
+        for row in table["rows"].as_array().expect("rows") {
+            let figures = row["rounds"][0].as_object().expect("figures");
+            assert!(figures.values().all(Value::is_f64), "{row}");
+        }
+    }
+    let flood = &tables[1]["rows"][1]["rounds"][0]["flood_per_s"];
+    assert!(flood.as_f64().is_some_and(|n| n > 1000.0), "{flood}");
+    let text = std::fs::read_to_string(dir.path().join("strain.md")).expect("a report");
+    assert!(text.contains("## Gaps of a restart") && text.contains("| `--replace` |"), "{text}");
+}

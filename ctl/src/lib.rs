@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod client;
+pub mod cni;
 pub mod config;
 pub mod filter;
 pub mod mapping;

@@ -2,6 +2,7 @@
 //! and that check what holds for any input. `tests/corpus.rs` feeds them the kept corpus in every test run.
 
 mod api;
+mod cni;
 mod dns;
 mod files;
 mod frame;
@@ -11,6 +12,7 @@ mod nat_sequence;
 mod words;
 
 pub use api::api;
+pub use cni::cni;
 pub use dns::dns;
 pub use files::{config, state_file};
 pub use frame::frame;
@@ -23,7 +25,7 @@ pub use words::words;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("frame", frame),
     ("nat_packet", nat_packet),
     ("nat_sequence", nat_sequence),
@@ -33,6 +35,7 @@ pub const TARGETS: [Target; 9] = [
     ("api", api),
     ("words", words),
     ("dns", dns),
+    ("cni", cni),
 ];
 
 /// Takes bytes from the front of an input.

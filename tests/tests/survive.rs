@@ -34,8 +34,8 @@ struct Ping(Background);
 
 impl Ping {
     fn start(site: &Site, from: &Namespace, to: &str, name: &str) -> Self {
-        let ping = from.start(&["ping", "-D", "-n", "-i", "0.01", to], &site.file(name));
-        wait_until("the first answers", s(10), || ping.log().matches(" ttl=").count() > 20);
+        let ping = from.start(&["ping", "-D", "-n", "-i", "0.001", to], &site.file(name));
+        wait_until("the first answers", s(10), || ping.log().matches(" ttl=").count() > 200);
         Self(ping)
     }
 
@@ -57,7 +57,7 @@ impl Ping {
 
     fn goes_on(&self) {
         let before = self.answers();
-        wait_until("the ping goes on", s(20), || self.answers() > before + 20);
+        wait_until("the ping goes on", s(20), || self.answers() > before + 200);
     }
 }
 

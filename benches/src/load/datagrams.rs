@@ -1,4 +1,4 @@
-//! Small UDP datagrams, many in a call.
+//! UDP datagrams, many in a call.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::UdpSocket;
@@ -64,11 +64,11 @@ pub(super) fn count(serve: Serve, warm_up: f64, seconds: f64) -> Result<Figures>
 }
 
 /// Sends datagrams: `tx_per_s`.
-pub(super) fn blast(send: Send, rate: Option<f64>) -> Result<Figures> {
+pub(super) fn blast(send: Send, rate: Option<f64>, size: usize) -> Result<Figures> {
     let socket = socket::udp(0)?;
     socket.connect(send.to).with_context(|| format!("connect to {}", send.to))?;
     let mut headers: MultiHeaders<SockaddrIn> = MultiHeaders::preallocate(BATCH, None);
-    let payload = [0x55; SMALL];
+    let payload = vec![0x55; size];
     let part = [IoSlice::new(&payload)];
     let parts = vec![part; BATCH];
     let nowhere = [None; BATCH];

@@ -7,19 +7,23 @@
 mod bulk;
 mod connections;
 mod datagrams;
+mod flood;
 mod flows;
 mod round_trips;
 mod socket;
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use switch::mac::Mac;
 
 use crate::figures::Figures;
+
+pub use flood::Kind as FloodKind;
 
 /// Payload of a small datagram and of a request, in bytes.
 pub const SMALL: usize = 64;
@@ -99,10 +103,13 @@ enum Part {
         #[arg(long)]
         seconds: f64,
     },
-    /// Sends small datagrams, as many as it can or at a rate
+    /// Sends datagrams, as many as it can or at a rate
     Blast {
         #[command(flatten)]
         send: Send,
+        /// Bytes of payload
+        #[arg(long, default_value_t = SMALL)]
+        size: usize,
         /// Datagrams a second; no limit when left out
         #[arg(long)]
         rate: Option<f64>,
@@ -140,6 +147,19 @@ enum Part {
         #[arg(long, default_value_t = flows::PORTS)]
         ports: u16,
     },
+    /// Sends frames that nobody wants from `eth0`, as many as it can
+    Flood {
+        #[arg(long)]
+        kind: flood::Kind,
+        /// The address to send from
+        #[arg(long)]
+        address: Ipv4Addr,
+        /// The MAC of the gateway
+        #[arg(long)]
+        gateway: Mac,
+        #[arg(long)]
+        seconds: f64,
+    },
     /// Opens UDP flows, with an answer to each
     OpenFlows {
         #[command(flatten)]
@@ -170,12 +190,13 @@ impl Load {
             Part::Sink { serve, streams } => bulk::sink(serve, streams)?,
             Part::Source { send, streams } => bulk::source(send, streams)?,
             Part::Count { serve, warm_up, seconds } => datagrams::count(serve, warm_up, seconds)?,
-            Part::Blast { send, rate } => datagrams::blast(send, rate)?,
+            Part::Blast { send, size, rate } => datagrams::blast(send, rate, size)?,
             Part::Echo { serve, protocol } => round_trips::echo(serve, protocol)?,
             Part::Ask { send, protocol } => round_trips::ask(send, protocol)?,
             Part::Accept { serve } => connections::accept(serve)?,
             Part::Connect { send, parallel } => connections::connect(send, parallel)?,
             Part::EchoMany { serve, ports } => flows::echo(serve, ports)?,
+            Part::Flood { kind, address, gateway, seconds } => flood::flood(kind, address, gateway, seconds)?,
             Part::OpenFlows { send, ports, sockets } => flows::open(send, ports, sockets)?,
         };
         println!("{}", serde_json::to_string(&figures)?);
@@ -189,7 +210,7 @@ fn ready() {
 }
 
 /// Percentiles of times in nanoseconds, as microseconds.
-fn percentiles(mut times: Vec<u32>) -> Figures {
+pub(crate) fn percentiles(mut times: Vec<u32>) -> Figures {
     times.sort_unstable();
     let at = |permille: usize| {
         let last = times.len().saturating_sub(1);

@@ -2,19 +2,19 @@
 
 use std::net::IpAddr;
 
-use ctl::api::{Network, Port};
-use ctl::client::ClientError;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use crate::request::Config;
+use super::request::Config;
+use crate::api::{Network, Port};
+use crate::client::ClientError;
 
 /// Versions of the specification whose results are made here.
-pub(crate) const SUPPORTED: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub(super) const SUPPORTED: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// An error with its code in the specification.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     code: u32,
     message: String,
 }
@@ -25,59 +25,57 @@ impl Failure {
     }
 
     /// A version that is not known.
-    pub(crate) const fn version(message: String) -> Self {
+    pub(super) const fn version(message: String) -> Self {
         Self::new(1, message)
     }
 
     /// A field that cannot be honoured.
-    pub(crate) const fn unsupported(message: String) -> Self {
+    pub(super) const fn unsupported(message: String) -> Self {
         Self::new(2, message)
     }
 
     /// The environment is wrong.
-    pub(crate) const fn environment(message: String) -> Self {
+    pub(super) const fn environment(message: String) -> Self {
         Self::new(4, message)
     }
 
     /// Reading failed.
-    pub(crate) const fn io(message: String) -> Self {
+    pub const fn io(message: String) -> Self {
         Self::new(5, message)
     }
 
     /// Not what it should be.
-    pub(crate) const fn decode(message: String) -> Self {
+    pub(super) const fn decode(message: String) -> Self {
         Self::new(6, message)
     }
 
     /// The configuration is wrong.
-    pub(crate) const fn config(message: String) -> Self {
+    pub(super) const fn config(message: String) -> Self {
         Self::new(7, message)
     }
 
     /// Not ready for `ADD`.
-    pub(crate) const fn unavailable(message: String) -> Self {
+    pub(super) const fn unavailable(message: String) -> Self {
         Self::new(50, message)
     }
 
     /// `CHECK` has found something wrong.
-    pub(crate) const fn broken(message: String) -> Self {
+    pub(super) const fn broken(message: String) -> Self {
         Self::new(100, message)
     }
 
     /// Its code.
-    #[cfg(test)]
-    pub(crate) const fn code(&self) -> u32 {
+    pub const fn code(&self) -> u32 {
         self.code
     }
 
     /// In words.
-    #[cfg(test)]
-    pub(crate) fn message(&self) -> &str {
+    pub fn message(&self) -> &str {
         &self.message
     }
 
     /// As the runtime wants it.
-    pub(crate) fn to_json(&self, version: &str) -> Value {
+    pub fn to_json(&self, version: &str) -> Value {
         json!({ "cniVersion": version, "code": self.code, "msg": self.message })
     }
 }
@@ -95,12 +93,12 @@ impl From<ClientError> for Failure {
 }
 
 /// The answer to `VERSION`.
-pub(crate) fn versions(version: &str) -> Value {
+pub fn versions(version: &str) -> Value {
     json!({ "cniVersion": version, "supportedVersions": SUPPORTED })
 }
 
 /// The answer to `ADD`: what a plugin before has answered, and this interface.
-pub(crate) fn added(config: &Config, netns: &str, ifname: &str, port: &Port, network: &Network) -> Value {
+pub fn added(config: &Config, netns: &str, ifname: &str, port: &Port, network: &Network) -> Value {
     let before = config.prev_result.clone().unwrap_or_default();
     let list = |key: &str| before.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let (mut interfaces, mut ips, mut routes) = (list("interfaces"), list("ips"), list("routes"));

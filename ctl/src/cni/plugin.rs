@@ -3,16 +3,20 @@
 
 use std::collections::BTreeSet;
 
-use ctl::api::{AttachSpec, NetworkSpec, Port, PortState};
-use ctl::client::{Client, ClientError};
-use ctl::mapping;
+use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::outcome::{self, Failure};
-use crate::request::{Config, Environment};
+use super::outcome::{self, Failure};
+use super::request::{Config, Environment};
+use crate::api::{AttachSpec, NetworkSpec, Port, PortChange, PortState, PublishSpec};
+use crate::client::{Client, ClientError};
+use crate::mapping::{self, PortMapping};
 
 /// Does what is asked. Null is no answer.
-pub(crate) async fn run(environment: &Environment, config: &Config) -> Result<Value, Failure> {
+///
+/// # Errors
+/// When something of the request cannot be honoured, swd refuses it, or does not answer.
+pub async fn run(environment: &Environment, config: &Config) -> Result<Value, Failure> {
     let client = Client::new(&config.socket);
     match environment.command.as_str() {
         "ADD" => add(&client, environment, config).await,
@@ -40,27 +44,59 @@ fn hash(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// What an `ADD` wants of swd.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The port.
+    pub attach: AttachSpec,
+    /// The network, should it be missing; none where the configuration does not say what it is like.
+    pub network: Option<NetworkSpec>,
+    /// Limits of the port, if there are any.
+    pub limits: Option<PortChange>,
+    /// Ports to publish.
+    pub mappings: Vec<PortMapping>,
+}
+
+impl Wanted {
+    /// By what the runtime says.
+    ///
+    /// # Errors
+    /// When something of it cannot be honoured.
+    pub fn of(environment: &Environment, config: &Config) -> Result<Self, Failure> {
+        let attach = AttachSpec {
+            netns: environment.netns.clone(),
+            name: Some(port_of(config, &environment.container, &environment.ifname)),
+            network: Some(config.network.clone()),
+            addresses: config.addresses(environment)?,
+            ifname: Some(environment.ifname.clone()),
+            mac: config.mac(environment),
+            aliases: config.aliases(environment),
+            tap: false,
+        };
+        let (mappings, limits) = (config.mappings()?, config.limits()?);
+        let network = (!config.subnets.is_empty()).then(|| {
+            let spec = serde_json::json!({ "name": config.network, "subnets": config.subnets });
+            serde_json::from_value(spec).map_err(|e| Failure::config(e.to_string()))
+        });
+        Ok(Self { attach, network: network.transpose()?, limits, mappings })
+    }
+}
+
+/// What is published for a container with these addresses, and goes with its port.
+fn publishes(mappings: &[PortMapping], addresses: &[IpNet], port: &str) -> Result<Vec<PublishSpec>, Failure> {
+    let addresses: Vec<_> = addresses.iter().map(IpNet::addr).collect();
+    mapping::publishes(mappings, &addresses, port).map_err(|e| Failure::config(e.to_string()))
+}
+
 async fn add(client: &Client, environment: &Environment, config: &Config) -> Result<Value, Failure> {
-    let (mappings, limits) = (config.mappings()?, config.limits()?);
-    let spec = AttachSpec {
-        netns: environment.netns.clone(),
-        name: Some(port_of(config, &environment.container, &environment.ifname)),
-        network: Some(config.network.clone()),
-        addresses: config.addresses(environment)?,
-        ifname: Some(environment.ifname.clone()),
-        mac: config.mac(environment),
-        aliases: config.aliases(environment),
-        tap: false,
-    };
-    need_network(client, config).await?;
-    let port = client.attach(&spec).await?;
+    let wanted = Wanted::of(environment, config)?;
+    need_network(client, &config.network, wanted.network.as_ref()).await?;
+    let port = client.attach(&wanted.attach).await?;
     let finish = async {
-        if let Some(limits) = &limits {
+        if let Some(limits) = &wanted.limits {
             client.change_port(&port.name, limits).await?;
         }
-        let addresses: Vec<_> = port.addresses.iter().map(ipnet::IpNet::addr).collect();
-        let specs = mapping::publishes(&mappings, &addresses, &port.name);
-        for spec in specs.map_err(|e| Failure::config(e.to_string()))? {
+        for spec in publishes(&wanted.mappings, &port.addresses, &port.name)? {
             client.publish(&spec).await?;
         }
         Ok(client.network(&config.network).await?)
@@ -75,18 +111,16 @@ async fn add(client: &Client, environment: &Environment, config: &Config) -> Res
     }
 }
 
-/// Makes the network where it is missing and the configuration says what it is like.
-async fn need_network(client: &Client, config: &Config) -> Result<(), Failure> {
-    match client.network(&config.network).await {
-        Err(e) if e.is_not_found() && !config.subnets.is_empty() => {}
-        Err(e) => return Err(e.into()),
+/// Makes the network where it is missing and it is known what it is to be like.
+async fn need_network(client: &Client, name: &str, spec: Option<&NetworkSpec>) -> Result<(), Failure> {
+    let missing = match client.network(name).await {
         Ok(_) => return Ok(()),
-    }
-    let spec = serde_json::json!({ "name": config.network, "subnets": config.subnets });
-    let spec: NetworkSpec = serde_json::from_value(spec).map_err(|e| Failure::config(e.to_string()))?;
-    let Err(made) = client.add_network(&spec).await else { return Ok(()) };
+        Err(e) => e,
+    };
+    let Some(spec) = spec.filter(|_| missing.is_not_found()) else { return Err(missing.into()) };
+    let Err(made) = client.add_network(spec).await else { return Ok(()) };
     // Another container's call may have been faster.
-    match client.network(&config.network).await {
+    match client.network(name).await {
         Ok(_) => Ok(()),
         Err(_) => Err(made.into()),
     }
@@ -135,10 +169,9 @@ async fn check(client: &Client, environment: &Environment, config: &Config) -> R
 }
 
 async fn check_published(client: &Client, config: &Config, port: &Port) -> Result<Value, Failure> {
-    let addresses: Vec<_> = port.addresses.iter().map(ipnet::IpNet::addr).collect();
-    let wanted = mapping::publishes(&config.mappings()?, &addresses, &port.name);
+    let wanted = publishes(&config.mappings()?, &port.addresses, &port.name)?;
     let published = client.published().await?;
-    for spec in wanted.map_err(|e| Failure::config(e.to_string()))? {
+    for spec in wanted {
         let there = published.iter().any(|p| {
             p.port == spec.port
                 && (p.host_port, p.host_port_end)
@@ -197,8 +230,8 @@ mod tests {
         };
         let port = port_of(&config("lan"), "abc", "eth0");
         assert_eq!(port, port_of(&config("lan"), "abc", "eth0"));
-        assert!(port.starts_with(&prefix(&config("lan"))) && port.len() <= ctl::spec::MAX_NAME);
-        assert!(ctl::spec::check_name("port", &port).is_ok());
+        assert!(port.starts_with(&prefix(&config("lan"))) && port.len() <= crate::spec::MAX_NAME);
+        assert!(crate::spec::check_name("port", &port).is_ok());
         let others = [("lan", "abc", "eth1"), ("lan", "abcd", "eth0"), ("wan", "abc", "eth0")];
         for (name, container, ifname) in others {
             assert_ne!(port, port_of(&config(name), container, ifname));

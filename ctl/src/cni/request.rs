@@ -4,38 +4,45 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ctl::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, PortChange, Rate, Transport, Unit};
-use ctl::mapping::PortMapping;
-use ctl::rate::{LEAST_BITS, MOST};
-use ctl::spec;
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::outcome::{Failure, SUPPORTED};
+use super::outcome::{Failure, SUPPORTED};
+use crate::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, PortChange, Rate, Transport, Unit};
+use crate::mapping::PortMapping;
+use crate::rate::{LEAST_BITS, MOST};
+use crate::spec;
 
-/// Of the environment.
+/// What the environment says.
 #[derive(Debug, Default)]
-pub(crate) struct Environment {
+pub struct Environment {
     /// `ADD`, `DEL` …
-    pub(crate) command: String,
+    pub command: String,
     /// The container's id.
-    pub(crate) container: String,
+    pub(super) container: String,
     /// Path of its namespace; may be empty for `DEL`.
-    pub(crate) netns: String,
+    pub(super) netns: String,
     /// Name of the interface inside.
-    pub(crate) ifname: String,
+    pub(super) ifname: String,
     /// `CNI_ARGS`.
-    pub(crate) arguments: BTreeMap<String, String>,
+    pub(super) arguments: BTreeMap<String, String>,
 }
 
 impl Environment {
     /// That of this process.
-    pub(crate) fn of_process() -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// As [`Environment::of`].
+    pub fn of_process() -> Result<Self, Failure> {
         Self::of(|name| std::env::var(name).unwrap_or_default())
     }
 
-    fn of(get: impl Fn(&str) -> String) -> Result<Self, Failure> {
+    /// By what variables are; one that is not set is empty.
+    ///
+    /// # Errors
+    /// When the command is not known, or something that it needs is missing.
+    pub fn of(get: impl Fn(&str) -> String) -> Result<Self, Failure> {
         let all = get("CNI_ARGS");
         let pairs = all.split(';').filter_map(|pair| pair.split_once('='));
         let new = Self {
@@ -52,6 +59,7 @@ impl Environment {
             "DEL" => &[("CNI_CONTAINERID", &new.container), ("CNI_IFNAME", &new.ifname)],
             "GC" | "STATUS" | "VERSION" => &[],
             other => {
+                let other = other.escape_debug();
                 let what =
                     format!("CNI_COMMAND is '{other}': ADD, DEL, CHECK, STATUS, GC or VERSION is wanted");
                 return Err(Failure::environment(what));
@@ -67,38 +75,38 @@ impl Environment {
 /// The configuration.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Config {
+pub struct Config {
     /// Of the protocol.
-    pub(crate) cni_version: String,
+    pub(super) cni_version: String,
     /// The network's name for the runtime.
-    pub(crate) name: String,
+    pub(super) name: String,
     /// The network's name for swd.
     #[serde(default = "default_network")]
-    pub(crate) network: String,
+    pub(super) network: String,
     /// Where swd listens.
     #[serde(default = "default_socket")]
-    pub(crate) socket: PathBuf,
+    pub(super) socket: PathBuf,
     /// To make the network where it is missing.
     #[serde(default)]
-    pub(crate) subnets: Vec<IpNet>,
+    pub(super) subnets: Vec<IpNet>,
     /// For the container's resolver.
     #[serde(default)]
-    pub(crate) dns: Option<Value>,
+    pub(super) dns: Option<Value>,
     /// What this container is to have.
     #[serde(default)]
-    pub(crate) runtime_config: RuntimeConfig,
+    pub(super) runtime_config: RuntimeConfig,
     /// What the plugin before has answered, or this one to `ADD`.
     #[serde(default)]
-    pub(crate) prev_result: Option<Map<String, Value>>,
+    pub(super) prev_result: Option<Map<String, Value>>,
     /// Of `GC`: those that are still there.
     #[serde(rename = "cni.dev/valid-attachments", default)]
-    pub(crate) valid: Option<Vec<Attachment>>,
+    pub(super) valid: Option<Vec<Attachment>>,
 }
 
 /// Capabilities.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct RuntimeConfig {
+pub(super) struct RuntimeConfig {
     #[serde(default)]
     port_mappings: Option<Vec<Mapping>>,
     #[serde(default)]
@@ -109,7 +117,7 @@ pub(crate) struct RuntimeConfig {
     bandwidth: Option<Bandwidth>,
     /// `servers`, `searches`, `options`.
     #[serde(default)]
-    pub(crate) dns: Option<BTreeMap<String, Value>>,
+    pub(super) dns: Option<BTreeMap<String, Value>>,
     #[serde(default)]
     aliases: Option<Aliases>,
 }
@@ -146,10 +154,10 @@ struct Mapping {
 
 /// A container's interface, as `GC` names it.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Attachment {
+pub(super) struct Attachment {
     #[serde(rename = "containerID")]
-    pub(crate) container: String,
-    pub(crate) ifname: String,
+    pub(super) container: String,
+    pub(super) ifname: String,
 }
 
 fn default_network() -> String {
@@ -161,7 +169,7 @@ fn default_socket() -> PathBuf {
 }
 
 /// The version that a configuration names, for answers even where the rest cannot be read.
-pub(crate) fn version_of(input: &[u8]) -> String {
+pub fn version_of(input: &[u8]) -> String {
     let read: Option<Value> = serde_json::from_slice(input).ok();
     let named = read.as_ref().and_then(|v| v["cniVersion"].as_str());
     named.unwrap_or("1.1.0").to_owned()
@@ -169,21 +177,24 @@ pub(crate) fn version_of(input: &[u8]) -> String {
 
 impl Config {
     /// Reads it.
-    pub(crate) fn read(input: &[u8]) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// When it is not what it should be, or of a version that is not known.
+    pub fn read(input: &[u8]) -> Result<Self, Failure> {
         let config: Self = serde_json::from_slice(input)
             .map_err(|e| Failure::decode(format!("cannot read the configuration: {e}")))?;
         if !SUPPORTED.contains(&config.cni_version.as_str()) {
             let versions = SUPPORTED.join(", ");
             return Err(Failure::version(format!(
                 "cniVersion {} is not known to this plugin; it speaks {versions}",
-                config.cni_version
+                config.cni_version.escape_debug()
             )));
         }
         Ok(config)
     }
 
     /// Addresses that the runtime or the user asks for.
-    pub(crate) fn addresses(&self, environment: &Environment) -> Result<Vec<IpAddr>, Failure> {
+    pub(super) fn addresses(&self, environment: &Environment) -> Result<Vec<IpAddr>, Failure> {
         let by_capability = self.runtime_config.ips.iter().flatten().map(String::as_str);
         let mut asked: Vec<&str> = by_capability.collect();
         if asked.is_empty() {
@@ -191,13 +202,13 @@ impl Config {
         }
         let read = |text: &&str| {
             let address = text.split('/').next().unwrap_or(text);
-            address.parse().map_err(|_| Failure::config(format!("'{text}' is no address")))
+            address.parse().map_err(|_| Failure::config(format!("'{}' is no address", text.escape_debug())))
         };
         asked.iter().filter(|text| !text.is_empty()).map(read).collect()
     }
 
     /// The MAC that the runtime or the user asks for.
-    pub(crate) fn mac(&self, environment: &Environment) -> Option<String> {
+    pub(super) fn mac(&self, environment: &Environment) -> Option<String> {
         let asked = self.runtime_config.mac.clone().or_else(|| environment.arguments.get("MAC").cloned());
         asked.filter(|mac| !mac.is_empty())
     }
@@ -205,7 +216,7 @@ impl Config {
     /// What the container is called besides: by the runtime's `aliases`, and by its name for the runtime, with that of its namespace if it
     /// has one: what one namespace of Kubernetes calls its pods must not take over another's. Each once; a name of the runtime's that is
     /// none for swd is left out.
-    pub(crate) fn aliases(&self, environment: &Environment) -> Vec<String> {
+    pub(super) fn aliases(&self, environment: &Environment) -> Vec<String> {
         let asked = match &self.runtime_config.aliases {
             None => &[][..],
             Some(Aliases::All(names)) => names,
@@ -224,7 +235,7 @@ impl Config {
     }
 
     /// Limits of the port; none where there are none. What enters the container is what swd sends to its port.
-    pub(crate) fn limits(&self) -> Result<Option<PortChange>, Failure> {
+    pub(super) fn limits(&self) -> Result<Option<PortChange>, Failure> {
         let Some(asked) = &self.runtime_config.bandwidth else { return Ok(None) };
         let read = |key: &str, rate: u64, burst: u64| match rate {
             0 => Ok(None),
@@ -244,22 +255,23 @@ impl Config {
     }
 
     /// Ports to publish. One without a port of the host is not to be published.
-    pub(crate) fn mappings(&self) -> Result<Vec<PortMapping>, Failure> {
+    pub(super) fn mappings(&self) -> Result<Vec<PortMapping>, Failure> {
         let all = self.runtime_config.port_mappings.iter().flatten().filter(|m| m.host_port != 0);
         let read = |m: &Mapping| {
             let protocol = match m.protocol.to_ascii_lowercase().as_str() {
                 "" | "tcp" => Transport::Tcp,
                 "udp" => Transport::Udp,
                 other => {
+                    let other = other.escape_debug();
                     let what = format!("portMappings: protocol {other} cannot be published, tcp and udp can");
                     return Err(Failure::unsupported(what));
                 }
             };
             let host_ip = match m.host_ip.as_str() {
                 "" => None,
-                text => Some(
-                    text.parse().map_err(|_| Failure::config(format!("hostIP '{text}' is no address")))?,
-                ),
+                text => Some(text.parse().map_err(|_| {
+                    Failure::config(format!("hostIP '{}' is no address", text.escape_debug()))
+                })?),
             };
             Ok(PortMapping { protocol, host_ip, host_port: m.host_port, port: m.container_port })
         };

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use benches::figures::Figures;
-use benches::load::Protocol;
+use benches::load::{Protocol, SMALL};
 use benches::machine::resident;
 use benches::measure::{Cpus, Meter, Path};
 
@@ -252,7 +252,7 @@ impl Subject {
         let path = self.road.path(topology, pids);
         match self.work {
             Work::Bulk(streams) => meter.bulk(path, streams),
-            Work::Datagrams(rate) => meter.datagrams(path, rate),
+            Work::Datagrams(rate) => meter.datagrams(path, rate, SMALL),
             Work::RoundTrips(protocol, cpus) => meter.round_trips(path, protocol, cpus),
             Work::Connections => meter.connections(path),
             Work::Flows => {

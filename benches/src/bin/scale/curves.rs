@@ -11,6 +11,7 @@ use benches::flow::{Flows, scattered};
 use benches::load::FLOW_PORTS;
 use benches::machine::{families, resident};
 use benches::measure::Meter;
+use benches::world::{C1, World};
 use ctl::api::{NetworkSpec, PortSpec, PublishSpec};
 use nat::Time;
 use switch::sys::mmsg::Sender;
@@ -18,7 +19,7 @@ use switch::sys::packet::PacketSocket;
 use tests::netns::Namespace;
 use tests::process::{run, s};
 
-use crate::world::{C1, LOADS, Loads, World, medians};
+use crate::world::{LOADS, Loads, measure, medians, once};
 
 /// Between containers every frame is to cross the process: what the kernel forwards for it, swd cannot slow down.
 const IN_PROCESS: &str = "fast_path = false\n";
@@ -173,8 +174,8 @@ impl Subject for Ports {
         const TURNS: u32 = 7;
         let (mut many, mut few) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
-            few.push(self.few.once(meter, Loads::Between)?);
-            many.push(self.world.once(meter, Loads::Between)?);
+            few.push(once(&self.few, meter, Loads::Between)?);
+            many.push(once(&self.world, meter, Loads::Between)?);
         }
         let (mut figures, few) = (medians(&many), medians(&few));
         let against = ["gbit_s_to_few", "rx_per_s_to_few", "p50_us_to_few", "per_s_to_few"];
@@ -231,7 +232,7 @@ impl Subject for Stations {
     }
 
     fn measure(&mut self, meter: &Meter) -> Result<Figures> {
-        self.world.measure(meter, Loads::Between)
+        measure(&self.world, meter, Loads::Between)
     }
 }
 
@@ -259,7 +260,7 @@ impl Subject for Through {
     }
 
     fn measure(&mut self, meter: &Meter) -> Result<Figures> {
-        self.world.measure(meter, Loads::Out)
+        measure(&self.world, meter, Loads::Out)
     }
 }
 
@@ -356,7 +357,7 @@ impl Subject for Publishes {
     }
 
     fn measure(&mut self, meter: &Meter) -> Result<Figures> {
-        self.world.measure(meter, Loads::Out)
+        measure(&self.world, meter, Loads::Out)
     }
 }
 
@@ -390,7 +391,7 @@ impl Subject for Networks {
     }
 
     fn measure(&mut self, meter: &Meter) -> Result<Figures> {
-        self.world.measure(meter, Loads::Between)
+        measure(&self.world, meter, Loads::Between)
     }
 }
 
@@ -408,7 +409,7 @@ impl Subject for Workers {
 
     fn measure(&mut self, meter: &Meter) -> Result<Figures> {
         let world = self.world.as_ref().context("swd")?;
-        let mut figures = world.measure(meter, Loads::Between)?;
+        let mut figures = measure(world, meter, Loads::Between)?;
         let pids = families(&[world.site.pid()]);
         let between = benches::measure::Path {
             server: &world.c1.ns,

@@ -5,15 +5,10 @@
 //! the error is JSON on standard output.
 #![forbid(unsafe_code)]
 
-mod outcome;
-mod plugin;
-mod request;
-
 use std::io::{Read, Write};
 use std::process::ExitCode;
 
-use outcome::Failure;
-use request::Environment;
+use ctl::cni::{Config, Environment, Failure, run, version_of, versions};
 use serde_json::Value;
 
 /// Longest configuration in bytes: with every port mapped.
@@ -22,7 +17,7 @@ const MAX_INPUT: u64 = 64 << 20;
 fn main() -> ExitCode {
     let mut input = Vec::new();
     let read = std::io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input);
-    let version = request::version_of(&input);
+    let version = version_of(&input);
     let answer = match read {
         Err(e) => Err(Failure::io(format!("cannot read the configuration from standard input: {e}"))),
         Ok(_) => answer(&input),
@@ -42,12 +37,12 @@ fn main() -> ExitCode {
 fn answer(input: &[u8]) -> Result<Value, Failure> {
     let environment = Environment::of_process()?;
     if environment.command == "VERSION" {
-        return Ok(outcome::versions(&request::version_of(input)));
+        return Ok(versions(&version_of(input)));
     }
-    let config = request::Config::read(input)?;
+    let config = Config::read(input)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::io(format!("cannot start: {e}")))?;
-    runtime.block_on(plugin::run(&environment, &config))
+    runtime.block_on(run(&environment, &config))
 }
