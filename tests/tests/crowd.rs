@@ -79,7 +79,7 @@ fn a_hundred_come_and_go_at_once() {
         assert_eq!(different.len(), CONTAINERS, "round {round}: an address was given twice: {given:?}");
         let latest = given.iter().map(|(_, took)| *took).max().expect("a hundred");
         println!("round {round}: each was reached by name within {latest:?} of its attach");
-        assert!(latest <= REACHED, "round {round}: one was reached by its name only after {latest:?}");
+        assert!(latest <= REACHED, "round {round}: one only after {latest:?}:\n{}", site.ctl(&["drops"]));
         spaces[0].ping(GATEWAY);
         // Half of them are detached, half just end.
         let numbered: Vec<_> = spaces.into_iter().enumerate().collect();
