@@ -16,8 +16,11 @@ use tests::site::{GATEWAY, Site, heavy};
 const CONTAINERS: usize = 100;
 /// Calls at once.
 const CALLERS: usize = 8;
-/// How long after its attach a container may take to be reached by its name.
+/// How long after its attach a container takes to be reached by its name: half of them less than this, on a machine that does other
+/// things, too.
 const REACHED: Duration = ms(50);
+/// And none as long as this: nobody has asked twice, which ARP does after a second.
+const ASKED_AGAIN: Duration = ms(700);
 
 /// `SWD_CROWD_ROUNDS=10 make test` for more.
 fn rounds() -> usize {
@@ -77,9 +80,15 @@ fn a_hundred_come_and_go_at_once() {
         let given = at_once(CALLERS, spaces.iter().collect(), |ns| attach_and_reach(&site, ns, &neighbor));
         let different: BTreeSet<_> = given.iter().map(|(address, _)| address).collect();
         assert_eq!(different.len(), CONTAINERS, "round {round}: an address was given twice: {given:?}");
-        let latest = given.iter().map(|(_, took)| *took).max().expect("a hundred");
-        println!("round {round}: each was reached by name within {latest:?} of its attach");
-        assert!(latest <= REACHED, "round {round}: one only after {latest:?}:\n{}", site.ctl(&["drops"]));
+        let mut took: Vec<_> = given.iter().map(|(_, took)| *took).collect();
+        took.sort();
+        let (median, latest) = (took[CONTAINERS / 2], took[CONTAINERS - 1]);
+        println!("round {round}: reached by name {median:?} after the attach (median), {latest:?} at most");
+        assert!(
+            median < REACHED && latest < ASKED_AGAIN,
+            "{median:?}, {latest:?}:\n{}",
+            site.ctl(&["drops"])
+        );
         spaces[0].ping(GATEWAY);
         // Half of them are detached, half just end.
         let numbered: Vec<_> = spaces.into_iter().enumerate().collect();
