@@ -7,7 +7,7 @@ SUDO := sudo -E env "PATH=$$PATH"
 RUNNER := --config 'target."cfg(unix)".runner = ["sudo", "-E"]'
 endif
 
-.PHONY: build install uninstall deb demo test fuzz soak audit bench bench-quick bench-scale bench-strain bench-micro bench-build fmt lint doc clean install-deps
+.PHONY: build install uninstall deb image demo test fuzz soak audit bench bench-quick bench-attach bench-scale bench-strain bench-micro bench-build fmt lint doc clean install-deps
 
 build: install-deps
 	$(CARGO) build --release --bins
@@ -43,6 +43,13 @@ deb: build
 	$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deb
 	$(CARGO) deb -p switch --no-build
 
+# An image for Docker or Podman, without a base: `swd`, from what is built here.
+ENGINE ?= docker
+image: build
+	rm -rf target/image
+	switch/image/stage.sh target/image target/release/swd target/release/swctl target/release/swd-cni
+	$(SUDO) $(ENGINE) build -t swd -f switch/image/Containerfile target/image
+
 demo: build
 	$(SUDO) tests/demo.sh
 
@@ -62,6 +69,9 @@ bench: bench-build
 bench-quick: bench-build
 	$(SUDO) target/release/compare --quick --out target/benchmarks
 	$(SUDO) target/release/scale --quick --out target/benchmarks
+
+bench-attach: build
+	$(SUDO) target/release/attach
 
 bench-scale: bench-build
 	$(SUDO) target/release/scale

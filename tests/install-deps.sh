@@ -17,6 +17,7 @@ dhclient      isc-dhcp-client
 dhcpcd        dhcpcd-base
 dig           bind9-dnsutils
 dnsmasq       dnsmasq-base
+dbus-daemon   dbus-daemon
 mtr           mtr-tiny
 nc            netcat-openbsd
 scp           openssh-client
@@ -43,6 +44,14 @@ LIST
 [ -x /usr/sbin/sshd ] || packages+=(openssh-server)
 # A static one: the root file system of containers.
 [ -x /bin/busybox ] || packages+=(busybox-static)
+# Its package would make itself the machine's resolver: it is unpacked only, beside the library that it needs.
+programs=target/programs
+unpack=
+if [ ! -x /lib/systemd/systemd-resolved ] && [ ! -x $programs/lib/systemd/systemd-resolved ] &&
+  [ ! -x $programs/usr/lib/systemd/systemd-resolved ]; then
+  unpack=systemd-resolved
+  packages+=(libsystemd-shared)
+fi
 [ ${#packages[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then
@@ -59,3 +68,10 @@ if [ ! -e "$policy" ]; then
 fi
 apt-get update -q
 apt-get install -qy --no-install-recommends "${packages[@]}"
+if [ -n "$unpack" ]; then
+  scratch=$(mktemp -d)
+  (cd "$scratch" && apt-get download -q "$unpack")
+  mkdir -p "$programs"
+  dpkg-deb -x "$scratch"/"$unpack"_*.deb "$programs"
+  rm -rf "$scratch"
+fi

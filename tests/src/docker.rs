@@ -168,6 +168,11 @@ impl Engine {
         self.docker(&[&words, options, &[IMAGE, "sh", "-c", &script]].concat())
     }
 
+    /// Runs a program beside the engine: where its folders are what the engine sees.
+    pub fn run_beside(&self, words: &[&str]) -> Output {
+        run(self.enclosure.command().args(words), PATIENCE)
+    }
+
     /// Runs a command in a container.
     pub fn try_exec(&self, container: &str, words: &[&str]) -> Output {
         self.try_docker(&[&["exec", container], words].concat())

@@ -4,6 +4,7 @@
 //! [`netns`], [`site`] and [`guarded`] are real: namespaces, `swd`, `swctl`, and the programs that people use; [`outside`]
 //! watches what leaves the host.
 
+pub mod crowd;
 pub mod dhcp;
 pub mod docker;
 pub mod enclosure;
@@ -17,6 +18,7 @@ pub mod noise;
 pub mod outside;
 pub mod process;
 pub mod raw;
+pub mod resolved;
 pub mod site;
 pub mod soak;
 pub mod ssh;

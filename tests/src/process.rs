@@ -19,7 +19,7 @@ use serde_json::Value;
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The programs that the tests run.
-const PROGRAMS: [&str; 30] = [
+const PROGRAMS: [&str; 31] = [
     "ip",
     "nsenter",
     "setpriv",
@@ -30,6 +30,7 @@ const PROGRAMS: [&str; 30] = [
     "dhcpcd",
     "dig",
     "dnsmasq",
+    "dbus-daemon",
     "mtr",
     "nc",
     "scp",

@@ -1,38 +1,30 @@
-//! A hundred containers come and go at once, round after round: nothing is left behind, and no address is given twice.
+//! A hundred containers come and go at once, round after round: each is reached by its name at once, nothing is left behind,
+//! and no address is given twice.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::Mutex;
-use std::thread;
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
+use tests::crowd::at_once;
+use tests::names::{answer, query};
 use tests::netns::Namespace;
-use tests::process::{s, wait_until};
-use tests::site::{GATEWAY, Site};
+use tests::process::{ms, s, wait_until};
+use tests::site::{GATEWAY, Site, heavy};
 
 const CONTAINERS: usize = 100;
 /// Calls at once.
 const CALLERS: usize = 8;
+/// How long after its attach a container takes to be reached by its name: half of them less than this, on a machine that does other
+/// things, too.
+const REACHED: Duration = ms(50);
+/// And none as long as this: nobody has asked twice, which ARP does after a second.
+const ASKED_AGAIN: Duration = ms(700);
 
 /// `SWD_CROWD_ROUNDS=10 make test` for more.
 fn rounds() -> usize {
     std::env::var("SWD_CROWD_ROUNDS").map_or(2, |n| n.parse().expect("SWD_CROWD_ROUNDS is a number"))
-}
-
-/// Does something with all of them, several at once.
-fn at_once<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let (queue, results) = (Mutex::new(all), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..CALLERS {
-            scope.spawn(|| {
-                loop {
-                    let Some(one) = queue.lock().expect("no panic").pop() else { return };
-                    let result = work(one);
-                    results.lock().expect("no panic").push(result);
-                }
-            });
-        }
-    });
-    results.into_inner().expect("no panic")
 }
 
 /// What could be left behind: descriptors of swd, interfaces of the switch namespace and the host.
@@ -46,25 +38,61 @@ fn attach(site: &Site, ns: &Namespace) -> String {
     port["addresses"][0].as_str().expect("an address").to_owned()
 }
 
+/// Attaches a container; tells its address, and how long it takes from then on until `neighbor` has asked for its name, once,
+/// and has its answer: to a datagram for a port that nobody has, by which frames have gone both ways.
+fn attach_and_reach(site: &Site, ns: &Namespace, neighbor: &Namespace) -> (String, Duration) {
+    let [names, datagrams] = [(); 2].map(|()| neighbor.udp("0.0.0.0:0"));
+    names.connect((GATEWAY, 53)).expect("connect");
+    for socket in [&names, &datagrams] {
+        socket.set_read_timeout(Some(s(5))).expect("timeout");
+    }
+    let given = attach(site, ns);
+    let start = Instant::now();
+    names.send(&query(1, ns.name(), 1)).expect("send");
+    let mut buffer = [0; 512];
+    let length = names.recv(&mut buffer).unwrap_or_else(|e| panic!("no answer about {}: {e}", ns.name()));
+    assert_eq!(answer(&buffer[..length]), (1, 0, 1), "{}", ns.name());
+    let address = Ipv4Addr::from(*buffer[..length].last_chunk::<4>().expect("an address"));
+    assert_eq!(format!("{address}/16"), given, "what {} is called by", ns.name());
+    datagrams.connect((address, 9)).expect("connect");
+    datagrams.send(b"there?").expect("send");
+    let refused = datagrams.recv(&mut buffer).expect_err("nobody listens there");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{} at {address} is not reached", ns.name());
+    (given, start.elapsed())
+}
+
 #[test]
 fn a_hundred_come_and_go_at_once() {
+    // The time that a container takes is looked at.
+    let _heavy = heavy();
     let site = Site::new();
     // What is opened at the first use stays open.
     let first = Namespace::bare();
     attach(&site, &first);
     first.ping(GATEWAY);
     site.ctl(&["detach", first.name()]);
+    let neighbor = Namespace::bare();
+    site.ctl(&["attach", neighbor.name(), "--name", "neighbor"]);
     let before = footprint(&site);
 
     for round in 0..rounds() {
-        let spaces = at_once(vec![(); CONTAINERS], |()| Namespace::bare());
-        let given = at_once(spaces.iter().collect(), |ns| attach(&site, ns));
-        let different: BTreeSet<_> = given.iter().collect();
+        let spaces = at_once(CALLERS, vec![(); CONTAINERS], |()| Namespace::bare());
+        let given = at_once(CALLERS, spaces.iter().collect(), |ns| attach_and_reach(&site, ns, &neighbor));
+        let different: BTreeSet<_> = given.iter().map(|(address, _)| address).collect();
         assert_eq!(different.len(), CONTAINERS, "round {round}: an address was given twice: {given:?}");
+        let mut took: Vec<_> = given.iter().map(|(_, took)| *took).collect();
+        took.sort();
+        let (median, latest) = (took[CONTAINERS / 2], took[CONTAINERS - 1]);
+        println!("round {round}: reached by name {median:?} after the attach (median), {latest:?} at most");
+        assert!(
+            median < REACHED && latest < ASKED_AGAIN,
+            "{median:?}, {latest:?}:\n{}",
+            site.ctl(&["drops"])
+        );
         spaces[0].ping(GATEWAY);
         // Half of them are detached, half just end.
         let numbered: Vec<_> = spaces.into_iter().enumerate().collect();
-        at_once(numbered, |(number, ns)| {
+        at_once(CALLERS, numbered, |(number, ns)| {
             if number % 2 == 0 {
                 site.ctl(&["detach", ns.name()]);
             }
@@ -73,7 +101,7 @@ fn a_hundred_come_and_go_at_once() {
         wait_until("ports and leases are gone", s(20), || {
             let network = site.row(&["network", "ls"], "name", "default").expect("default");
             let ports = site.rows(&["port", "ls"]).into_iter().filter(|p| p["kind"] != "host").count();
-            (ports, &network["leases"]) == (0, &0.into())
+            (ports, &network["leases"]) == (1, &1.into())
         });
         wait_until(&format!("round {round}: nothing is left behind of {before:?}"), s(20), || {
             footprint(&site) == before
