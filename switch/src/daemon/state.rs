@@ -179,8 +179,33 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Desired), Unreadable> {
         return Err(Unreadable::Newer(version));
     }
     let Read { serial, mut state } = serde_json::from_slice(bytes)?;
+    if let Some(missing) = missing(&state) {
+        return Err(Unreadable::Damaged(serde::de::Error::custom(missing)));
+    }
     state.take_over_allowed();
     Ok((serial, state))
+}
+
+/// What something in the state needs and is not there. swd writes no such state: what stands on something goes with it.
+fn missing(state: &Desired) -> Option<String> {
+    let port = state.ports.iter().find(|(_, port)| !state.networks.contains_key(&port.network));
+    let fixed = state.statics.values().find(|fixed| !state.ports.contains_key(&fixed.port));
+    let of_port = port.map(|(name, port)| {
+        format!(
+            "port {} is of network {}, which is missing",
+            name.escape_debug(),
+            port.network.escape_debug()
+        )
+    });
+    let of_static = || {
+        let fixed = fixed?;
+        Some(format!(
+            "the entry for {} is of port {}, which is missing",
+            fixed.mac,
+            fixed.port.escape_debug()
+        ))
+    };
+    of_port.or_else(of_static)
 }
 
 /// The bytes of a state file.
@@ -383,6 +408,25 @@ mod tests {
         assert_eq!(store.load().unwrap(), Some(Desired::default()));
         let left: Vec<_> = fs::read_dir(folder.path().join("made")).unwrap().collect();
         assert_eq!(left.len(), 1, "no temporary file stays");
+    }
+
+    /// Found by the fuzzer: the plan from such a state to itself was not empty.
+    #[test]
+    fn what_stands_on_something_missing_is_damage() {
+        let mut state = some();
+        let spec: ctl::api::PortSpec = serde_json::from_str(r#"{"ifname":"v1"}"#).unwrap();
+        state.add_port(&spec, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        state.add_static("02:00:00:00:00:01", "v1").unwrap();
+        let said = |state: &Desired| match parse(&to_bytes(1, state).unwrap()) {
+            Err(Unreadable::Damaged(e)) => e.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(parse(&to_bytes(1, &state).unwrap()).is_ok());
+        let mut without = state.clone();
+        without.networks.clear();
+        assert_eq!(said(&without), "port v1 is of network default, which is missing");
+        state.ports.clear();
+        assert_eq!(said(&state), "the entry for 02:00:00:00:00:01 is of port v1, which is missing");
     }
 
     #[test]

@@ -91,7 +91,9 @@ fn read<T: DeserializeOwned, A, E: Display>(
     body: &[u8],
     work: impl FnOnce(T) -> Result<A, E>,
 ) -> Result<(), String> {
-    let spec = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    // What serde says quotes the body; the API makes one line of it.
+    let one_line = |e: serde_json::Error| e.to_string().lines().collect::<Vec<_>>().join("; ");
+    let spec = serde_json::from_slice(body).map_err(one_line)?;
     line(work(spec))
 }
 
