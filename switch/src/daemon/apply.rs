@@ -407,10 +407,7 @@ impl Daemon {
         let finish = async {
             self.configure(conn, port, a).await?;
             self.switch.enlist(&link, &Mark::Attached.alias(&self.name, name)).await?;
-            if let Some(inside) = conn.link(&a.ifname).await? {
-                conn.settle(inside.index).await?;
-            }
-            self.switch.settle(link.index).await
+            self.switch.link_by_index(link.index).await
         };
         match finish.await {
             Ok(Some(link)) => Ok(link),

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
@@ -18,7 +17,7 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -32,9 +31,6 @@ use crate::sys::netns::NetNs;
 
 /// The table of the host's own addresses.
 const RT_TABLE_LOCAL: u8 = 255;
-
-/// How often [`Conn::settle`] looks, a millisecond apart.
-const LOOKS: u32 = 200;
 
 /// What the kernel did not do.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +74,6 @@ pub struct Link {
     pub up: bool,
     /// Up, with carrier.
     pub running: bool,
-    /// What is sent by it is on its way: the kernel has acted upon the carrier (RFC 2863, `ifOperStatus` up).
-    pub operational: bool,
     /// The loopback device.
     pub loopback: bool,
     /// `veth`, `tun`, `bridge` … where the driver tells.
@@ -103,7 +97,6 @@ impl Link {
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
             running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-            operational: false,
             loopback: flags.contains(LinkFlags::Loopback),
             kind: None,
             controller: None,
@@ -115,7 +108,6 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                LinkAttribute::OperState(state) => link.operational = *state == State::Up,
                 LinkAttribute::Link(index) => link.peer = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
@@ -219,22 +211,6 @@ impl Conn {
     /// As [`Conn::link`].
     pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, LinkError> {
         self.one(self.get().match_index(index), &index.to_string()).await
-    }
-
-    /// The interface of this index, of a pair whose ends are both up, as soon as what it sends is not dropped any more: the kernel
-    /// starts its queue in a task of its own, some time after the carrier has come. A first ARP request that is lost costs whoever waits
-    /// for it a second. After a fifth of a second it is left to itself.
-    ///
-    /// # Errors
-    /// As [`Conn::link`].
-    pub async fn settle(&self, index: u32) -> Result<Option<Link>, LinkError> {
-        for _ in 0..LOOKS {
-            match self.link_by_index(index).await? {
-                Some(link) if !link.operational => tokio::time::sleep(Duration::from_millis(1)).await,
-                found => return Ok(found),
-            }
-        }
-        self.link_by_index(index).await
     }
 
     /// Asks for interfaces without their statistics, which are most of the answer.

@@ -78,7 +78,7 @@ impl Contender {
         run.note(side, Task::Remove, time(|| engine.remove(&["one"])));
         let mut published = vec![(Task::Publish, "5000:80")];
         // With a rule or four and a process for each port this takes seconds.
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             published.push((Task::Range, "6000-6099:6000-6099"));
         }
         for (task, ports) in published {

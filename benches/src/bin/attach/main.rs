@@ -55,7 +55,7 @@ impl Side {
     /// Both, another one first in each round.
     fn in_turn(round: u32) -> [Self; 2] {
         let [bridge, swd] = Self::ALL;
-        if round % 2 == 0 { [bridge, swd] } else { [swd, bridge] }
+        if round.is_multiple_of(2) { [bridge, swd] } else { [swd, bridge] }
     }
 }
 
