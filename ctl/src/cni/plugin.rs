@@ -113,10 +113,7 @@ async fn add(client: &Client, environment: &Environment, config: &Config) -> Res
 
 /// Makes the network where it is missing and it is known what it is to be like.
 async fn need_network(client: &Client, name: &str, spec: Option<&NetworkSpec>) -> Result<(), Failure> {
-    let missing = match client.network(name).await {
-        Ok(_) => return Ok(()),
-        Err(e) => e,
-    };
+    let Err(missing) = client.network(name).await else { return Ok(()) };
     let Some(spec) = spec.filter(|_| missing.is_not_found()) else { return Err(missing.into()) };
     let Err(made) = client.add_network(spec).await else { return Ok(()) };
     // Another container's call may have been faster.

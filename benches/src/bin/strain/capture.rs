@@ -17,7 +17,7 @@ pub(crate) fn table() -> Table {
     Table::new(
         "Capture",
         "Between two containers, without and with `swctl capture -w FILE`: of all that the network carries, and of a third container's port that sends \
-         64-byte datagrams to a fourth as fast as it can. `to_file` is what the file has.",
+         64-byte datagrams to a fourth as fast as it can.",
         "what is measured beside a capture is at least 0.9 × that without; losses are counted",
         &[
             ("without", "without"),
