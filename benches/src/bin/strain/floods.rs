@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use benches::attempt::go_on;
 use benches::figures::Figures;
 use benches::load::FloodKind;
 use benches::machine::families;
@@ -85,7 +86,7 @@ pub(crate) fn run(size: &Size, table: &mut Table) -> Result<()> {
         table.add("quiet", quiet, None);
         for (kind, what) in KINDS {
             let flood = Flood::start(&size.meter, &world, &third, kind)?;
-            let mut figures = flood.beside(&world, || both(size, &world))?;
+            let mut figures = flood.beside(&world, || beside_flood(size, &world))?;
             drop(flood);
             let value = |name: &str| figures.get(name).unwrap_or(f64::NAN);
             let (to_quiet, share) = (value("p99_us") / p99, value("gbit_s") / (gbit_s / 2.0));
@@ -118,9 +119,31 @@ fn ping(size: &Size, world: &World) -> Result<Figures> {
 
 fn both(size: &Size, world: &World) -> Result<Figures> {
     let mut figures = ping(size, world)?;
-    let pids = families(&[world.site.pid()]);
-    figures.set("gbit_s", size.meter.bulk(world.between(&pids, 5201), 1)?.get("gbit_s").unwrap_or(f64::NAN));
+    figures.set("gbit_s", stream(size, world)?);
     Ok(figures)
+}
+
+/// The same where nothing may get through: that is what the flood costs then. No ping waits longer than a second, and a stream
+/// that cannot even begin has carried nothing.
+fn beside_flood(size: &Size, world: &World) -> Result<Figures> {
+    go_on()?;
+    let failed = |what: &str, e: anyhow::Error| eprintln!("  no {what} beside the flood: {e:#}");
+    let mut figures = ping(size, world).unwrap_or_else(|e| {
+        failed("ping", e);
+        Figures::from([("p50_us", 1e6), ("p99_us", 1e6), ("lost", 1.0)])
+    });
+    let carried = stream(size, world).unwrap_or_else(|e| {
+        failed("stream", e);
+        0.0
+    });
+    figures.set("gbit_s", carried);
+    Ok(figures)
+}
+
+fn stream(size: &Size, world: &World) -> Result<f64> {
+    let pids = families(&[world.site.pid()]);
+    let figures = size.meter.bulk(world.between(&pids, 5201), 1)?;
+    figures.get("gbit_s").context("a stream without a rate")
 }
 
 /// A flood that goes on until this is dropped.
