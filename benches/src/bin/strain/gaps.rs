@@ -69,8 +69,9 @@ const fn name(change: Change) -> &'static str {
     }
 }
 
-/// Opens what is missing of the flows.
+/// Opens the flows anew: with those of before, a container would have all that one may have, and none left for a ping.
 fn fill(size: &Size, world: &World) -> Result<()> {
+    world.site.ctl(&["conntrack", "flush"]);
     let pids = families(&[world.site.pid()]);
     for (ns, port) in [(&world.c1.ns, 20_000), (&world.c2.ns, 21_000)] {
         let path = Path { server: &world.wan, client: ns, address: OUTSIDE, port, pids: &pids };
