@@ -1,11 +1,13 @@
 //! TCP in bulk: one thread for all streams at either end.
 
-use std::io::{Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::socket::{Poll, is_not_yet, listen};
 use super::{Send, Serve, ready};
@@ -14,6 +16,9 @@ use crate::machine;
 
 /// Bytes for one call.
 const CHUNK: usize = 128 << 10;
+/// How long the receiver waits for a whole chunk. It takes whole ones, as iperf3 does: who takes what there is each time is woken for
+/// every few segments, and that is what is measured then (13 Gbit/s through a bare veth pair, where this gives 33).
+const PATIENCE: Duration = Duration::from_millis(20);
 /// Event of the listening socket; streams have their index.
 const LISTENER: u64 = u64::MAX;
 
@@ -34,7 +39,8 @@ pub(super) fn sink(serve: Serve, streams: usize) -> Result<Figures> {
         for event in events {
             if event == LISTENER {
                 while let Ok((stream, _)) = listener.accept() {
-                    stream.set_nonblocking(true).context("a stream")?;
+                    stream.set_nonblocking(false).context("a stream")?;
+                    stream.set_read_timeout(Some(PATIENCE)).context("a stream")?;
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, open.len() as u64);
                     poll.epoll.add(&stream, event).context("epoll_ctl")?;
                     open.push(stream);
@@ -42,7 +48,7 @@ pub(super) fn sink(serve: Serve, streams: usize) -> Result<Figures> {
                 continue;
             }
             let Some(stream) = usize::try_from(event).ok().and_then(|i| open.get_mut(i)) else { continue };
-            match stream.read(&mut buffer) {
+            match recv(stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_WAITALL).map_err(io::Error::from) {
                 Ok(0) => {
                     ended += 1;
                     poll.epoll.delete(&*stream).context("epoll_ctl")?;
