@@ -1,4 +1,4 @@
-//! A hundred containers come and go at once, round after round: each is reached by its name at once, nothing is left behind,
+//! A hundred containers come and go at once, round after round: they are reached by their names, nothing is left behind,
 //! and no address is given twice.
 
 use std::collections::BTreeSet;
@@ -19,8 +19,8 @@ const CALLERS: usize = 8;
 /// How long after its attach a container takes to be reached by its name: half of them less than this, on a machine that does other
 /// things, too.
 const REACHED: Duration = ms(50);
-/// And none longer than this. One of some hundred whose address was another's a moment ago takes a second, by an ARP request that
-/// is sent again; why is not known yet.
+/// And none longer than this. One of some hundred takes a second, as long as the kernel waits before it sends an ARP request again; why is
+/// not known yet.
 const LATEST: Duration = s(3);
 
 /// `SWD_CROWD_ROUNDS=10 make test` for more.

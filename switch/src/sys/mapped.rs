@@ -152,6 +152,7 @@ mod tests {
         assert!(mapped.grow(1, (1 << 20) + 1).is_err());
         let metadata = std::fs::metadata(&path).unwrap();
         let blocks = std::os::unix::fs::MetadataExt::blocks(&metadata);
-        assert_eq!((metadata.len(), blocks * 512), ((1 << 20) + 4096, 8192));
+        assert_eq!(metadata.len(), (1 << 20) + 4096);
+        assert!(blocks * 512 < 1 << 20, "{blocks} blocks");
     }
 }
