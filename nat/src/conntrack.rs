@@ -59,6 +59,19 @@ pub struct ConnectionId {
     generation: u32,
 }
 
+impl ConnectionId {
+    /// The same as a number, to be kept elsewhere.
+    pub const fn to_bits(self) -> u64 {
+        (self.generation as u64) << 32 | self.index as u64
+    }
+
+    /// From such a number. Of any other, it is of no connection, or of another one.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
 #[cfg(test)]
 impl ConnectionId {
     pub(crate) const fn for_tests(index: u32) -> Self {

@@ -429,13 +429,7 @@ impl Nat {
         {
             refresh = false;
         }
-        if connection.state.is_over()
-            && !connection.closed_noted
-            && let Some(pool) = self.masquerade.pool_of(connection.mapping)
-        {
-            connection.closed_noted = true;
-            pool.note_closed(id);
-        }
+        Self::note_if_over(&mut self.masquerade, connection, id);
         let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
         let mut changed = connection.state != before;
         if refresh {
@@ -450,6 +444,17 @@ impl Nat {
             self.release_held(now, &key, forward);
         }
         Ok(forward)
+    }
+
+    /// Connections give their ports back in the order in which they ended, should ports run out (RFC 6888 REQ-8).
+    fn note_if_over(masquerade: &mut Masquerade, connection: &mut Connection, id: ConnectionId) {
+        if connection.state.is_over()
+            && !connection.closed_noted
+            && let Some(pool) = masquerade.pool_of(connection.mapping)
+        {
+            connection.closed_noted = true;
+            pool.note_closed(id);
+        }
     }
 
     /// Translates the fragments that came before their first one, and keeps them for [`Self::next_released`].

@@ -260,6 +260,7 @@ impl Worker {
         let snapshot = shared.snapshot.load();
         let books = shared.open_books();
         if let Some(fast) = &self.fast {
+            fast.take_note_of_closed(&shared);
             fast.recall(&mut self.batch, &snapshot, &shared);
         }
         if let Some(offers) = self.engine.offers() {

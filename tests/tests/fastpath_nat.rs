@@ -2,7 +2,7 @@
 //! once when swd says so. That nothing inside shows outside is watched by [`Outside`].
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -353,6 +353,59 @@ fn a_connection_is_the_kernels_from_its_third_packet_on() {
         });
         w.site.ctl(&["conntrack", "flush"]);
     }
+    w.balances();
+}
+
+#[test]
+fn connections_close_in_the_kernel() {
+    let w = World::new();
+    w.site.ctl(&["publish", "5000", "172.18.0.10:80"]);
+    for published in [false, true] {
+        for first in [0, 1] {
+            wait_until("one ends while swd stands still", s(20), || {
+                let (inside, outside) = if published { w.called() } else { w.masqueraded() };
+                let mut ends = [inside, outside];
+                let closed = w.flows() == 2
+                    && w.without_swd(|| {
+                        let hears_the_end = |end: &mut TcpStream| {
+                            end.set_read_timeout(Some(s(1))).expect("timeout");
+                            end.read_to_end(&mut Vec::new()).is_ok()
+                        };
+                        ends[first].write_all(b"last word").expect("send");
+                        ends[first].shutdown(Shutdown::Write).expect("shut down");
+                        let said = hears_the_end(&mut ends[1 - first]);
+                        ends[1 - first].shutdown(Shutdown::Write).expect("shut down");
+                        said && hears_the_end(&mut ends[first])
+                    });
+                drop(ends);
+                wait_until("swd knows", s(5), || {
+                    let rows = w.site.json(&["conntrack", "ls"]);
+                    rows.as_array().is_some_and(|rows| rows.iter().all(|row| row["state"] == "closed"))
+                });
+                wait_until("the kernel has nothing of it", s(5), || w.flows() == 0);
+                closed
+            });
+            w.site.ctl(&["conntrack", "flush"]);
+        }
+    }
+    w.balances();
+}
+
+#[test]
+fn who_closes_one_way_may_go_on_listening() {
+    let w = World::new();
+    let (mut inside, mut outside) = w.masqueraded();
+    w.hand_over(&(inside.try_clone().expect("clone"), outside.try_clone().expect("clone")));
+    inside.shutdown(Shutdown::Write).expect("shut down");
+    assert_eq!(outside.read(&mut [0; 10]).expect("the end"), 0);
+    wait_until("swd has heard of it", s(5), || w.connection("tcp")["state"] == "closing");
+    wait_until("it is the workers' again", s(5), || w.flows() == 0);
+    for _ in 0..30 {
+        outside.write_all(b"word").expect("send");
+        inside.read_exact(&mut [0; 4]).expect("a word");
+    }
+    drop((inside, outside));
+    wait_until("it is closed", s(5), || w.connection("tcp")["state"] == "closed");
     w.balances();
 }
 

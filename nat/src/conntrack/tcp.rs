@@ -176,8 +176,8 @@ impl Ends {
 
     /// Goes on after segments that passed elsewhere, by the last of each direction. There may have been any number of them: what
     /// was known before is no measure for it, but for a SYN that waits for its acknowledgment: that can be told only by what
-    /// acknowledges no more than was sent. Tells the state.
-    pub(crate) fn resume(&mut self, last: [Option<LastSegment>; 2]) -> State {
+    /// acknowledges no more than was sent. `fins` are the numbers after FINs among them. Tells the state.
+    pub(crate) fn resume(&mut self, last: [Option<LastSegment>; 2], fins: [Option<u32>; 2]) -> State {
         for (end, last) in self.0.iter_mut().zip(last) {
             end.end = last.map_or(end.end, |last| last.end);
         }
@@ -198,6 +198,19 @@ impl Ends {
         for end in &mut self.0 {
             if end.acked.wrapping_sub(end.end) < LARGEST_WINDOW {
                 end.end = end.acked;
+            }
+        }
+        for (end, fin) in self.0.iter_mut().zip(fins) {
+            // As for a FIN that is seen: one that lies elsewhere is a third party's, and one that more was sent after, too.
+            if let Some(fin) = fin
+                && end.allows_up_to(fin)
+                && after_or_at(fin, end.end)
+            {
+                end.end = fin;
+                end.flags |= FIN;
+            }
+            if end.has(FIN) && end.acked == end.end {
+                end.flags |= FIN_ACKED;
             }
         }
         self.state()
@@ -249,7 +262,11 @@ impl End {
 
     /// True if the segment lies where this end may send, give or take the slack.
     fn allows(&self, segment: &TcpSegment) -> bool {
-        let end = segment.sequence.wrapping_add(length(segment));
+        self.allows_up_to(segment.sequence.wrapping_add(length(segment)))
+    }
+
+    /// The same of a segment by the number after it.
+    fn allows_up_to(&self, end: u32) -> bool {
         !self.has(KNOWN)
             || after_or_at(self.limit.wrapping_add(SLACK), end)
                 && after_or_at(end.wrapping_add(SLACK), self.acked)

@@ -13,7 +13,7 @@ use crate::tuple::{Direction, NetworkId, Protocol};
 pub struct Passed {
     /// The direction.
     pub direction: Direction,
-    /// Packets; none with SYN, FIN or RST among them: those are for [`Nat`] to see.
+    /// Packets; none with SYN or RST among them: those are for [`Nat`] to see.
     pub packets: u64,
     /// Bytes, IP headers included.
     pub bytes: u64,
@@ -21,6 +21,8 @@ pub struct Passed {
     pub last: Time,
     /// Of TCP, what the last one said.
     pub tcp: Option<LastSegment>,
+    /// Of TCP, the sequence number after the FIN, if one passed. It may be told of again, and when nothing else is.
+    pub fin: Option<u32>,
 }
 
 /// What the last segment says of both ends.
@@ -62,27 +64,33 @@ impl Nat {
     pub fn passed_elsewhere(&mut self, now: Time, id: ConnectionId, passed: &[Passed]) -> bool {
         let Some(connection) = self.table.get_mut(id) else { return false };
         let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
-        let last = [Direction::Original, Direction::Reply]
-            .map(|direction| passed.iter().find(|p| p.direction == direction).and_then(|p| p.tcp));
-        let any = passed.iter().any(|passed| passed.packets > 0);
+        let of = |direction| passed.iter().find(|passed: &&Passed| passed.direction == direction);
+        let [original, reply] = [of(Direction::Original), of(Direction::Reply)];
+        let closes = passed.iter().any(|passed| passed.fin.is_some());
+        let any = closes || passed.iter().any(|passed| passed.packets > 0);
         let before = connection.state;
         if any {
-            let state = connection.ends.resume(last);
-            if before == State::SynReceived {
+            let last = [original, reply].map(|passed| passed.and_then(|p| p.tcp));
+            let fins = [original, reply].map(|passed| passed.and_then(|p| p.fin));
+            let state = connection.ends.resume(last, fins);
+            let follows = matches!(before, State::Established | State::Closing) && closes;
+            if before == State::SynReceived || follows {
                 connection.state = state;
             }
         }
         let changed = connection.state != before;
         let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
-        let mut deadline = connection.deadline;
-        for passed in passed.iter().filter(|passed| passed.packets > 0) {
+        // What closes lives shorter than it did.
+        let mut deadline = if changed { Time::ZERO } else { connection.deadline };
+        for passed in passed.iter().filter(|passed| passed.packets > 0 || changed) {
             connection.count_many(passed.direction, passed.packets, passed.bytes);
             let outside = connection.tuple(passed.direction).network == NetworkId::OUTSIDE;
             if !outside || config.inbound_refresh == InboundRefresh::Yes || changed {
                 deadline = deadline.max(passed.last + lifetime);
             }
         }
-        if any && !connection.state.is_over() {
+        Self::note_if_over(&mut self.masquerade, connection, id);
+        if any && (changed || !connection.state.is_over()) {
             self.table.set_deadline(id, deadline);
         }
         if changed {
@@ -162,6 +170,7 @@ mod tests {
             bytes: 3 << 30,
             last: w.now + Duration::from_secs(100),
             tcp: Some(LastSegment { end, acknowledgment: acknowledged, window: 1000 }),
+            fin: None,
         };
         w.now = w.now + Duration::from_secs(101);
         let back = Passed {
@@ -185,12 +194,79 @@ mod tests {
         assert_eq!(w.state(id), State::Closed);
     }
 
+    /// A direction of which so many packets passed, and a FIN before `fin`; its last segment said the rest.
+    fn passed(w: &World, direction: Direction, numbers: (u32, u32), fin: Option<u32>) -> Passed {
+        let tcp = Some(LastSegment { end: numbers.0, acknowledgment: numbers.1, window: 1000 });
+        Passed { direction, packets: 3, bytes: 120, last: w.now, tcp, fin }
+    }
+
+    #[test]
+    fn a_connection_may_close_elsewhere() {
+        let (mut w, id) = established();
+        let out = passed(&w, Direction::Original, (202, 601), Some(202));
+        let back = passed(&w, Direction::Reply, (601, 202), Some(601));
+        assert!(!w.nat.passed_elsewhere(w.now, id, &[out, back]));
+        assert_eq!(w.state(id), State::Closed);
+        let connection = w.nat.connection(id).unwrap();
+        assert_eq!(connection.deadline(), w.now + w.nat.lifetime(connection));
+        assert!(connection.closed_noted, "its port is the next to be given back");
+        // Told again, or late, it changes nothing.
+        let deadline = connection.deadline();
+        w.now = w.now + Duration::from_secs(1);
+        assert!(!w.nat.passed_elsewhere(w.now, id, &[Passed { packets: 0, bytes: 0, last: w.now, ..out }]));
+        assert_eq!((w.state(id), w.nat.connection(id).unwrap().deadline()), (State::Closed, deadline));
+    }
+
+    #[test]
+    fn what_is_left_of_the_end_is_seen_here() {
+        let (mut w, id) = established();
+        // The last acknowledgment has not passed yet.
+        let out = passed(&w, Direction::Original, (202, 600), Some(202));
+        let back = passed(&w, Direction::Reply, (601, 202), Some(601));
+        assert!(!w.nat.passed_elsewhere(w.now, id, &[out, back]));
+        assert_eq!(w.state(id), State::Closing);
+        w.out(tcp("10.0.0.1:1000", SERVER, "A", 202, 601, b""));
+        assert_eq!(w.state(id), State::Closed);
+
+        // One end only: the other may go on for long.
+        let (mut w, id) = established();
+        let told =
+            Passed { packets: 0, bytes: 0, tcp: None, ..passed(&w, Direction::Reply, (0, 0), Some(502)) };
+        assert!(!w.nat.passed_elsewhere(w.now, id, &[told]));
+        assert_eq!(w.state(id), State::Closing);
+        let connection = w.nat.connection(id).unwrap();
+        assert_eq!(connection.deadline(), w.now + w.nat.lifetime(connection));
+    }
+
+    #[test]
+    fn a_fin_that_cannot_be_of_this_connection_closes_nothing() {
+        for fin in [501 + (1 << 24), 501_u32.wrapping_sub(1 << 24), 550] {
+            let (mut w, id) = established();
+            let out = passed(&w, Direction::Original, (201, 601), None);
+            let back = passed(&w, Direction::Reply, (601, 201), Some(fin));
+            assert!(w.nat.passed_elsewhere(w.now, id, &[out, back]), "{fin}");
+            assert_eq!(w.state(id), State::Established, "{fin}");
+        }
+        // Nor does a late word of one that was reset.
+        let (mut w, id) = established();
+        w.back(tcp(SERVER, &w.own.clone(), "R", 501, 0, b""));
+        let out = passed(&w, Direction::Original, (202, 501), Some(202));
+        assert!(!w.nat.passed_elsewhere(w.now, id, &[out]));
+        assert_eq!(w.state(id), State::Reset);
+    }
+
     #[test]
     fn a_blind_reset_is_still_told_from_a_true_one() {
         let (mut w, id) = established();
         let tcp_part = LastSegment { end: 1_000_101, acknowledgment: 501, window: 100 };
-        let passed =
-            Passed { direction: Direction::Original, packets: 9, bytes: 9, last: w.now, tcp: Some(tcp_part) };
+        let passed = Passed {
+            direction: Direction::Original,
+            packets: 9,
+            bytes: 9,
+            last: w.now,
+            tcp: Some(tcp_part),
+            fin: None,
+        };
         assert!(w.nat.passed_elsewhere(w.now, id, &[passed]));
         w.back(tcp(SERVER, &w.own.clone(), "R", 501 + (1 << 24), 0, b""));
         assert_eq!(w.state(id), State::Established);
@@ -207,7 +283,8 @@ mod tests {
         // Told late, after what would have been its deadline.
         w.now = w.now + Duration::from_secs(301);
         let last = w.now + Duration::ZERO;
-        let mut passed = Passed { direction: Direction::Reply, packets: 1, bytes: 29, last, tcp: None };
+        let mut passed =
+            Passed { direction: Direction::Reply, packets: 1, bytes: 29, last, tcp: None, fin: None };
         assert!(w.nat.passed_elsewhere(w.now, id, &[passed]));
         passed.packets = 0;
         assert!(w.nat.passed_elsewhere(w.now + Duration::from_secs(299), id, &[passed]));
@@ -223,8 +300,14 @@ mod tests {
         assert!(!w.may_pass(id, Direction::Reply), "the first answer is to be seen");
         let unreplied = w.nat.lifetime(w.nat.connection(id).unwrap());
         w.now = w.now + Duration::from_secs(100);
-        let passed =
-            Passed { direction: Direction::Original, packets: 9, bytes: 9 * 29, last: w.now, tcp: None };
+        let passed = Passed {
+            direction: Direction::Original,
+            packets: 9,
+            bytes: 9 * 29,
+            last: w.now,
+            tcp: None,
+            fin: None,
+        };
         assert!(w.nat.passed_elsewhere(w.now, id, &[passed]));
         assert_eq!(w.state(id), State::Unreplied);
         assert_eq!(w.nat.connection(id).unwrap().deadline(), w.now + unreplied);
@@ -253,7 +336,8 @@ mod tests {
             assert!(w.may_pass(id, Direction::Original) && w.may_pass(id, Direction::Reply));
             w.now = w.now + Duration::from_secs(1);
             let tcp = Some(LastSegment { end, acknowledgment, window: 1000 });
-            let passed = Passed { direction: Direction::Original, packets: 1, bytes: 40, last: w.now, tcp };
+            let passed =
+                Passed { direction: Direction::Original, packets: 1, bytes: 40, last: w.now, tcp, fin: None };
             let answer = LastSegment { end: 501 + 1000, acknowledgment: end, window: 1000 };
             let back = Passed { direction: Direction::Reply, tcp: Some(answer), ..passed };
             assert!(w.nat.passed_elsewhere(w.now, id, &[passed, back]));

@@ -1,7 +1,9 @@
 //! Connections that the kernel carries: handed over, counted, taken back.
 //!
 //! What is counted is told to [`nat`] as it is collected, so its listings, deadlines and TCP numbers are behind by a second at
-//! most. A segment that opens or closes a connection passes a worker, who calls [`Connections::recall`] before it looks at it.
+//! most. A segment that opens a connection, or resets it, passes a worker, who calls [`Connections::recall`] before it looks at it. Of a
+//! FIN the kernel makes a report; workers read the reports before they decide about anything
+//! ([`Connections::take_note_of_closed`]).
 //!
 //! Locks are taken in this order: the table here, then the connections of the router.
 
@@ -15,7 +17,7 @@ use nat::{ConnectionId, Direction, LastSegment, Passed, Time, Tuple};
 
 use super::attacher::Attacher;
 use super::carry::Carry;
-use super::translate::{self, MAX_IFINDEX, Rewrite, Side, offset};
+use super::translate::{self, Fin, MAX_IFINDEX, Rewrite, Side, Tables, offset};
 use super::uplinks::Uplinks;
 use super::{IDLE, idle, ifindex, monotonic};
 use crate::engine::Shared;
@@ -23,6 +25,7 @@ use crate::mac::Mac;
 use crate::router::resolve::Ingress;
 use crate::snapshot::{NetworkId, PortCounters, PortId, Snapshot};
 use crate::sys::bpf::{Map, Program};
+use crate::sys::reports::Reports;
 use crate::worker;
 
 /// Directions of connections in the kernel at a time, where there may be as many connections: about 4 MB there.
@@ -32,6 +35,13 @@ pub(super) const MAX_DIRECTIONS: u32 = 16_384;
 const REVIEW: Duration = Duration::from_secs(30);
 /// Connections that are counted between two releases of the lock.
 const AT_ONCE: usize = 64;
+/// Room for reports. A FIN that finds none is for a worker, who reads them.
+pub(super) const FIN_BYTES: u32 = 64 << 10;
+/// Reports that are read at a time: as many as there is room for, with the kernel's 8 bytes in front of each.
+const MOST_FINS: usize = FIN_BYTES as usize / (Fin::SIZE as usize + 8);
+
+/// Reports of FINs.
+pub(super) type Fins = Reports<{ Fin::SIZE as usize }>;
 
 type Key = [u8; translate::KEY];
 
@@ -52,6 +62,8 @@ struct InKernel {
     last: u64,
     since: u64,
     segment: Option<LastSegment>,
+    /// The sequence number after its FIN.
+    fin: Option<u32>,
     /// Not told to the router yet: packets and their bytes.
     news: (u64, u64),
     /// It is to be taken back.
@@ -71,10 +83,36 @@ struct Table {
     by_tuple: HashMap<Tuple, ConnectionId>,
 }
 
+/// What a FIN means for what the kernel carries of its connection.
+enum Noted {
+    /// It goes on: in the other direction there was none.
+    OneWay,
+    /// It has closed.
+    Closed,
+    /// Nothing: the kernel does not carry this direction.
+    Unknown,
+}
+
+impl Table {
+    fn note(&mut self, fin: Fin) -> Noted {
+        let Some(known) = self.known.get_mut(&fin.connection) else { return Noted::Unknown };
+        let Some(direction) = &mut known.directions[place(fin.direction)] else { return Noted::Unknown };
+        direction.fin = Some(fin.end);
+        match known.directions.iter().flatten().all(|direction| direction.fin.is_some()) {
+            true => {
+                known.directions.iter_mut().flatten().for_each(|direction| direction.leaves = true);
+                Noted::Closed
+            }
+            false => Noted::OneWay,
+        }
+    }
+}
+
 /// The connections that the kernel carries.
 #[derive(Debug)]
 pub(super) struct Connections {
     map: Arc<Map>,
+    fins: Arc<Fins>,
     pub(super) uplinks: Arc<Uplinks>,
     /// The programs of the host's interfaces, by [`UPLINK`] and [`EXIT`].
     host: Attacher,
@@ -93,12 +131,18 @@ pub(super) fn programs(uplink: Program, exit: Program) -> Vec<Program> {
 }
 
 impl Connections {
-    pub(super) fn new(map: Arc<Map>, host: Attacher, uplinks: Arc<Uplinks>, limit: usize) -> Self {
-        Self { map, uplinks, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
+    pub(super) fn new(
+        map: Arc<Map>,
+        fins: Arc<Fins>,
+        host: Attacher,
+        uplinks: Arc<Uplinks>,
+        limit: usize,
+    ) -> Self {
+        Self { map, fins, uplinks, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
     }
 
-    pub(super) fn map(&self) -> &Map {
-        &self.map
+    pub(super) fn tables(&self) -> Tables<'_> {
+        Tables { connections: &self.map, fins: self.fins.map() }
     }
 
     /// Directions in the kernel.
@@ -162,11 +206,13 @@ impl Connections {
         let tcp = carry.is_tcp();
         let key = translate::key(side, at, carry.routed.arrived, arrives, tcp);
         let mtu = carry.routed.mtu;
-        let value =
-            translate::value(&Rewrite { via, then, mtu, macs: carry.leaves, arrives, leaves, tcp }, epoch);
+        let (connection, direction) = (carry.routed.connection, carry.routed.direction);
+        let macs = carry.leaves;
+        let rewrite = Rewrite { via, then, mtu, macs, arrives, leaves, tcp, connection, direction };
+        let value = translate::value(&rewrite, epoch);
 
         let mut table = self.table();
-        let (id, place) = (carry.routed.connection, place(carry.routed.direction));
+        let (id, place) = (connection, place(direction));
         // What was there of it is counted first, and what is left of an earlier connection with its tuple.
         if let Some(old) = table.known.get_mut(&id).and_then(|known| known.directions[place].as_mut()) {
             old.leaves = true;
@@ -205,6 +251,7 @@ impl Connections {
             last: clock,
             since: clock,
             segment: None,
+            fin: None,
             news: (0, 0),
             leaves: false,
         });
@@ -214,6 +261,7 @@ impl Connections {
     /// Counts what the kernel has forwarded, and takes back what is idle, due for review, of a former epoch or of a connection that
     /// has ended.
     pub(super) fn collect(&self, shared: &Shared, epoch: u32) {
+        self.take_note_of_closed(shared, epoch);
         if self.len() == 0 {
             return;
         }
@@ -223,13 +271,46 @@ impl Connections {
             let mut table = self.table();
             for id in some {
                 let Some(known) = table.known.get_mut(id) else { continue };
+                // Who has closed one way only may take his time.
+                let closes = known.directions.iter().flatten().any(|direction| direction.fin.is_some());
                 for direction in known.directions.iter_mut().flatten() {
                     let review = idle(direction.since, clock) >= REVIEW;
                     let old = direction.epoch != epoch || idle(direction.last, clock) >= IDLE;
-                    direction.leaves |= review || old;
+                    direction.leaves |= review || old || closes;
                 }
             }
             self.account(&mut table, some, shared, epoch);
+        }
+    }
+
+    /// Reads what was reported, and takes back what has closed both ways. Costs two reads of memory if there is nothing.
+    pub(super) fn take_note_of_closed(&self, shared: &Shared, epoch: u32) {
+        if self.fins.is_empty() {
+            return;
+        }
+        let mut table = self.table();
+        let mut closed = Vec::new();
+        for fin in std::iter::from_fn(|| self.fins.next().map(Fin::parse)).take(MOST_FINS) {
+            match table.note(fin) {
+                Noted::OneWay => {}
+                Noted::Closed => closed.push(fin.connection),
+                // It was taken back meanwhile.
+                Noted::Unknown => {
+                    let (direction, last) = (fin.direction, worker::now());
+                    let passed =
+                        Passed { direction, packets: 0, bytes: 0, last, tcp: None, fin: Some(fin.end) };
+                    let mut state = shared.forwarding.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.nat.passed_elsewhere(last, fin.connection, &[passed]);
+                    state.write_down(&shared.snapshot.load());
+                }
+            }
+            if closed.len() == AT_ONCE {
+                self.account(&mut table, &closed, shared, epoch);
+                closed.clear();
+            }
+        }
+        if !closed.is_empty() {
+            self.account(&mut table, &closed, shared, epoch);
         }
     }
 
@@ -310,7 +391,8 @@ impl Known {
         let one = |(direction, in_kernel): (Direction, &mut Option<InKernel>)| {
             let d = in_kernel.as_mut()?;
             let (packets, bytes) = std::mem::take(&mut d.news);
-            Some(Passed { direction, packets, bytes, last: now - idle(d.last, clock), tcp: d.segment })
+            let last = now - idle(d.last, clock);
+            Some(Passed { direction, packets, bytes, last, tcp: d.segment, fin: d.fin })
         };
         both.filter_map(one).collect()
     }

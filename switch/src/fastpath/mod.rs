@@ -13,7 +13,8 @@
 //! ```
 //!
 //! So are connections between a container and the outside, once they are open and busy: the router says how it has translated a
-//! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]).
+//! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]). It reports FINs as it
+//! forwards them, and a connection of which both were is taken back before the next frame is decided about.
 //!
 //! Everything else, and everything for the stages of users, goes the ordinary way: the fast path is an optimisation that may be
 //! absent (no BPF, Linux before 6.6, `fast_path = false`), not another switch.
@@ -38,7 +39,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use self::attacher::Attacher;
 use self::carry::Carry;
-use self::connections::{Connections, MAX_DIRECTIONS};
+use self::connections::{Connections, Fins, MAX_DIRECTIONS};
 use self::epoch::Epoch;
 use self::offer::Flow;
 use self::uplinks::Uplinks;
@@ -115,7 +116,7 @@ impl FastPath {
             tracing::warn!("the workers carry all connections to the outside: no fast path: {e}");
         }
         let connections = connections.ok();
-        let filter = program::filter(&flows, &handoff, words, connections.as_ref().map(Connections::map));
+        let filter = program::filter(&flows, &handoff, words, connections.as_ref().map(Connections::tables));
         let ingress = program::ingress(&handoff, translate::Side::Ports);
         let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;
         Ok(Self {
@@ -190,6 +191,14 @@ impl FastPath {
         let connections = self.connections.as_ref().filter(|_| !self.has_gap());
         let connections = connections.ok_or(io::ErrorKind::Unsupported)?;
         connections.install(carry, epoch, snapshot, shared, &self.attacher)
+    }
+
+    /// Takes note of connections that have closed in the kernel. Before the stages see anything: ports that are given back are
+    /// taken again in the order in which they were.
+    pub fn take_note_of_closed(&self, shared: &Shared) {
+        if let Some(connections) = &self.connections {
+            connections.take_note_of_closed(shared, self.epoch.current());
+        }
     }
 
     /// Takes connections back that segments of the batch are about to open or to close: before the stages see them.
@@ -323,13 +332,15 @@ fn load_connections(
     limit: u32,
 ) -> Result<Connections, FastPathError> {
     let map = Map::create(MapKind::Hash, "swd_connections", translate::KEY, translate::VALUE, limit.max(1))?;
+    let fins = Arc::new(Fins::create("swd_fins", connections::FIN_BYTES)?);
     let uplink = program::ingress(handoff, translate::Side::Uplinks);
     let uplink = Program::load(ProgramKind::Ingress, "swd_uplink_in", &uplink)?;
     let exit = Program::load(ProgramKind::Ingress, "swd_exit", &translate::exit(handoff))?;
     let host = Attacher::start(connections::programs(uplink, exit), host.try_clone()?)?;
     let (connections, handoff, epoch) = (Arc::new(map), Arc::clone(handoff), Arc::clone(epoch));
-    let maps = uplinks::Maps { connections: Arc::clone(&connections), handoff, epoch };
-    Ok(Connections::new(connections, host, Uplinks::new(maps), limit as usize))
+    let maps =
+        uplinks::Maps { connections: Arc::clone(&connections), fins: Arc::clone(&fins), handoff, epoch };
+    Ok(Connections::new(connections, fins, host, Uplinks::new(maps), limit as usize))
 }
 
 fn ifindex(port: &Port) -> Option<u32> {

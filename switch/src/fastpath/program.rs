@@ -14,7 +14,7 @@
 //! Frames of connections to the outside and back are found and translated by the same two programs: see [`super::translate`].
 
 use super::offer::V6_HEADERS;
-use super::translate::{self, Side};
+use super::translate::{self, Side, Tables};
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::sys::assembler::{Assembler, STACK};
 use crate::sys::bpf::{Insn, Map};
@@ -82,7 +82,7 @@ pub(super) const FLOW: u8 = 8;
 pub(super) const NOTE: u8 = 9;
 
 /// What a packet socket receives: all that the kernel does not forward itself. With `connections`, those are looked for as well.
-pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Option<&Map>) -> Vec<Insn> {
+pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Option<Tables<'_>>) -> Vec<Insn> {
     let mut a = Assembler::default();
     a.mov(CX, 1);
     if connections.is_some() {

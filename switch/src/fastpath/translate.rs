@@ -15,10 +15,13 @@
 //! The second hop is told by the frame's mark, which nobody else can set: the kernel clears marks of what crosses
 //! namespaces in any other way (`skb_scrub_packet`, net/core/skbuff.c).
 //!
-//! Not for the kernel, and received by the worker as ever: IP options, fragments, a hop limit that ends here, SYN, FIN, RST, a
-//! frame or segment longer than the way takes, and frames whose lengths contradict each other.
+//! Not for the kernel, and received by the worker as ever: IP options, fragments, a hop limit that ends here, SYN, RST, a frame or
+//! segment longer than the way takes, and frames whose lengths contradict each other. A FIN is reported as it passes ([`Fin`]); if
+//! there is no room for the report, the worker receives it.
 
 use super::program::{CX, ETHERNET, FLOW, NEXT, NOTE, TO, begin, context, helper, load_ethernet, stack};
+use nat::{ConnectionId, Direction};
+
 use crate::mac::Mac;
 use crate::sys::assembler::{Assembler, STACK};
 use crate::sys::bpf::{Insn, Map};
@@ -57,7 +60,34 @@ pub(super) mod offset {
     pub(in crate::fastpath) const WINDOW: i16 = 48;
     /// The longest IP packet that the way takes.
     pub(in crate::fastpath) const MTU: i16 = 52;
-    pub(in crate::fastpath) const REWRITE: i16 = 56;
+    /// The connection, for reports.
+    pub(in crate::fastpath) const CONNECTION: i16 = 56;
+    /// The direction, for reports.
+    pub(in crate::fastpath) const DIRECTION: i16 = 64;
+    pub(in crate::fastpath) const REWRITE: i16 = 72;
+}
+
+/// A FIN that the kernel has forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fin {
+    pub(super) connection: ConnectionId,
+    pub(super) direction: Direction,
+    /// The sequence number after it.
+    pub(super) end: u32,
+}
+
+impl Fin {
+    /// Bytes of a report: connection (8), direction and number (4 each).
+    pub(super) const SIZE: u16 = 16;
+
+    pub(super) fn parse(report: [u8; Self::SIZE as usize]) -> Self {
+        let [a, b, c, d, e, f, g, h, direction @ .., i, j, k, l] = report;
+        Self {
+            connection: ConnectionId::from_bits(u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
+            direction: if direction == [0; 4] { Direction::Original } else { Direction::Reply },
+            end: u32::from_ne_bytes([i, j, k, l]),
+        }
+    }
 }
 
 /// In a note: the rewrite's parts.
@@ -93,11 +123,16 @@ mod at {
     pub(super) const WINDOW: i16 = TCP + 10;
     /// Length of the TCP or UDP header.
     pub(super) const L4: i16 = -92;
+    /// A [`super::Fin`]: below all of `program`'s.
+    pub(super) const FIN: i16 = -152;
+    pub(super) const FIN_DIRECTION: i16 = FIN + 8;
+    pub(super) const FIN_END: i16 = FIN + 12;
 }
 
 const IP_HEADER: i32 = 20;
-const TCP_FLAGS: i32 = 0x17; // ACK, RST, SYN, FIN
+const TCP_FLAGS: i32 = 0x16; // ACK, RST, SYN
 const TCP_ACK: i32 = 0x10;
+const TCP_FIN: i32 = 0x01;
 const PROTOCOL_TCP: i32 = 6;
 const PROTOCOL_UDP: i32 = 17;
 /// A shorter frame may be padded (IEEE 802.3).
@@ -176,6 +211,9 @@ pub(super) struct Rewrite {
     pub(super) arrives: Header,
     pub(super) leaves: Header,
     pub(super) tcp: bool,
+    /// Whose they are.
+    pub(super) connection: ConnectionId,
+    pub(super) direction: Direction,
 }
 
 /// The value of a key.
@@ -188,6 +226,8 @@ pub(super) fn value(rewrite: &Rewrite, epoch: u32) -> [u8; VALUE] {
     put(offset::VIA, &rewrite.via.to_ne_bytes());
     put(offset::EPOCH, &epoch.to_ne_bytes());
     put(offset::MTU, &rewrite.mtu.to_ne_bytes());
+    put(offset::CONNECTION, &rewrite.connection.to_bits().to_ne_bytes());
+    put(offset::DIRECTION, &u32::from(rewrite.direction == Direction::Reply).to_ne_bytes());
     let (before, after) = (rewrite.arrives.bytes(), rewrite.leaves.bytes());
     let addresses = difference(&before[..8], &after[..8]);
     // One hop less, by RFC 1624: the complement of the old half-word and the new one.
@@ -250,7 +290,7 @@ pub(super) fn take_note(a: &mut Assembler) {
 /// program that cannot be taken over.
 pub(super) fn uplink_filter(
     classic: &[libc::sock_filter],
-    connections: &Map,
+    tables: Tables<'_>,
     handoff: &Map,
     words: &Map,
 ) -> Option<Vec<Insn>> {
@@ -260,7 +300,7 @@ pub(super) fn uplink_filter(
     classic::append(&mut a, classic, "accepted", "refused")?;
     a.label("accepted");
     load_ethernet(&mut a, "receive");
-    look_up(&mut a, connections, words, Side::Uplinks, ("refused", "receive"));
+    look_up(&mut a, tables, words, Side::Uplinks, ("refused", "receive"));
     a.label("refused");
     a.constant(0, 0);
     a.exit();
@@ -291,11 +331,18 @@ pub(super) fn exit(handoff: &Map) -> Vec<Insn> {
     a.finish()
 }
 
+/// What connections are kept in, and what is reported of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tables<'a> {
+    pub(super) connections: &'a Map,
+    pub(super) fins: &'a Map,
+}
+
 /// Part of a filter: looks the connection of a frame up, whose Ethernet header is on the stack. One that the kernel is to
 /// forward is counted and noted, and it goes to the first label. All others go to the second.
 pub(super) fn look_up(
     a: &mut Assembler,
-    connections: &Map,
+    tables: Tables<'_>,
     words: &Map,
     side: Side,
     (noted, other): (&'static str, &'static str),
@@ -356,7 +403,7 @@ pub(super) fn look_up(
     load(a, ETHERNET + 12, at::KEY_TUPLE, 12, other);
     a.load8(1, STACK, at::PROTOCOL);
     a.store32(STACK, 1, at::KEY_PROTOCOL);
-    a.look_up(connections, at::KEY);
+    a.look_up(tables.connections, at::KEY);
     a.jump_if_equal(0, 0, other);
     a.mov(FLOW, 0);
     a.look_up(words, stack::ZERO);
@@ -385,6 +432,20 @@ pub(super) fn look_up(
     a.add_constant(1, -IP_HEADER);
     a.load32(2, STACK, at::L4);
     a.subtract(1, 2);
+    // A FIN has a number of its own.
+    a.load8(2, STACK, at::FLAGS);
+    a.and(2, TCP_FIN);
+    a.add(1, 2);
+    a.store32(STACK, 1, at::FIN_END);
+    a.jump_if_equal(2, 0, "told");
+    a.load64(1, FLOW, offset::CONNECTION);
+    a.store64(STACK, 1, at::FIN);
+    a.load32(1, FLOW, offset::DIRECTION);
+    a.store32(STACK, 1, at::FIN_DIRECTION);
+    a.report(tables.fins, at::FIN, Fin::SIZE);
+    a.jump_unless_equal(0, 0, other);
+    a.label("told");
+    a.load32(1, STACK, at::FIN_END);
     a.store32(FLOW, 1, offset::END);
     a.load32(1, STACK, at::ACK);
     a.store32(FLOW, 1, offset::ACK);
@@ -484,13 +545,26 @@ mod tests {
         assert_ne!(of(Side::Ports), of(Side::Uplinks));
         assert_eq!(of(Side::Ports)[4..16], [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
         assert_eq!(of(Side::Ports)[16..28], ARRIVES.bytes());
-        let rewrite =
-            Rewrite { via: 3, then: 5, mtu: 1500, macs, arrives: ARRIVES, leaves: LEAVES, tcp: false };
+        let rewrite = Rewrite {
+            via: 3,
+            then: 5,
+            mtu: 1500,
+            macs,
+            arrives: ARRIVES,
+            leaves: LEAVES,
+            tcp: false,
+            connection: ConnectionId::from_bits(7 << 32 | 8),
+            direction: Direction::Reply,
+        };
         let value = value(&rewrite, 9);
         assert_eq!(value[0..8], [3_u32.to_ne_bytes(), 9_u32.to_ne_bytes()].concat());
-        assert_eq!(value[56..64], [0x5d00_0005_u32.to_ne_bytes(), 40_u32.to_ne_bytes()].concat());
-        assert_eq!(value[64..76], [[1; 6], [2; 6]].concat());
-        assert_eq!(value[80..92], LEAVES.bytes());
+        assert_eq!(value[72..80], [0x5d00_0005_u32.to_ne_bytes(), 40_u32.to_ne_bytes()].concat());
+        assert_eq!(value[80..92], [[1; 6], [2; 6]].concat());
+        assert_eq!(value[96..108], LEAVES.bytes());
+        // The kernel copies what a report says of the connection from there.
+        let report = [&value[56..68], &1234_u32.to_ne_bytes()].concat().try_into().unwrap();
+        let fin = Fin { connection: rewrite.connection, direction: rewrite.direction, end: 1234 };
+        assert_eq!(Fin::parse(report), fin);
         assert_eq!(crate::fastpath::program::HANDOFF, 56);
     }
 }

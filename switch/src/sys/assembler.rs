@@ -13,6 +13,9 @@ pub const STACK: u8 = 10;
 const HELPER_MAP_LOOKUP: i32 = 1;
 const HELPER_MAP_UPDATE: i32 = 2;
 const HELPER_MAP_DELETE: i32 = 3;
+const HELPER_RINGBUF_OUTPUT: i32 = 130;
+/// Of a report: nobody is woken by it.
+const BPF_RB_NO_WAKEUP: i32 = 1;
 
 /// Instructions with labels in place of jump offsets.
 #[derive(Debug, Default)]
@@ -169,6 +172,15 @@ impl Assembler {
         self.call(HELPER_MAP_DELETE);
     }
 
+    /// Reports so many bytes of the stack: register 0, 0 unless there was no room.
+    pub fn report(&mut self, map: &Map, from: i16, bytes: u16) {
+        self.map_and_key(map, from);
+        self.constant(3, bytes.into());
+        self.constant(4, BPF_RB_NO_WAKEUP);
+        self.call(HELPER_RINGBUF_OUTPUT);
+    }
+
+    /// The map in register 1, a place on the stack in register 2.
     fn map_and_key(&mut self, map: &Map, key: i16) {
         // BPF_PSEUDO_MAP_FD: the loader puts the map in place of its descriptor.
         self.emit(0x18, 1, 1, 0, map.as_fd().as_raw_fd());

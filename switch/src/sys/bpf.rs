@@ -55,6 +55,8 @@ pub enum MapKind {
     Prefixes,
     /// Any keys; the one that was not used for longest makes room for a new one.
     Recent,
+    /// No keys: a ring of what programs report. See [`super::reports::Reports`].
+    Reports,
 }
 
 impl MapKind {
@@ -67,6 +69,7 @@ impl MapKind {
             Self::Recent => 9,
             Self::Prefixes => 11,
             Self::Sockets => 15,
+            Self::Reports => 27,
         }
     }
 

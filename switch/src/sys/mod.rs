@@ -14,6 +14,7 @@ pub mod mapped;
 pub mod mmsg;
 pub mod netns;
 pub mod packet;
+pub mod reports;
 pub mod ring;
 pub mod sched;
 pub mod tun;
