@@ -145,7 +145,8 @@ pub struct Counters {
 pub struct Connection {
     tuples: [Tuple; 2],
     counters: [Counters; 2],
-    created: Time,
+    /// Seconds; there are few uses for it, and there may be many connections.
+    created: u32,
     pub(crate) deadline: Time,
     /// The deadline as it was written down last, by [`coarse`].
     recorded: u16,
@@ -177,7 +178,7 @@ impl Connection {
         Self {
             tuples,
             counters: [Counters { packets: 0, bytes: 0 }; 2],
-            created: now,
+            created: seconds(now),
             deadline: now,
             recorded: 0,
             ends: tcp::Ends::NEW,
@@ -233,9 +234,9 @@ impl Connection {
         self.counters[direction.index()]
     }
 
-    /// When it was opened.
+    /// When it was opened, to the second.
     pub const fn created(&self) -> Time {
-        self.created
+        Time::from_secs(self.created as u64)
     }
 
     /// When it ends if no packet comes.
@@ -245,7 +246,7 @@ impl Connection {
 
     /// Takes over what a connection had before this process: counters and age.
     pub(crate) const fn resume(&mut self, created: Time, counters: [Counters; 2]) {
-        self.created = created;
+        self.created = seconds(created);
         self.counters = counters;
     }
 
@@ -271,6 +272,13 @@ impl Connection {
         counters.packets = counters.packets.saturating_add(packets);
         counters.bytes = counters.bytes.saturating_add(bytes);
     }
+}
+
+/// Seconds of a time: for some hundred years.
+#[expect(clippy::cast_possible_truncation, reason = "cut to what fits")]
+const fn seconds(time: Time) -> u32 {
+    let seconds = time.as_secs();
+    if seconds > u32::MAX as u64 { u32::MAX } else { seconds as u32 }
 }
 
 /// Selects connections: those that match everything that is set. The default selects all.
@@ -452,7 +460,7 @@ impl Conntrack {
             return Err(InsertError::Clash);
         }
         if self.slab.len() == 0 {
-            self.wheel.skip_to(connection.created);
+            self.wheel.skip_to(connection.created());
         }
         let passed = self.filters.count;
         let entry = Entry { connection, chain: [NONE; 2], timer: Timer::UNSET, passed };

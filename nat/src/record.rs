@@ -38,7 +38,7 @@ pub struct Record {
     pub ruled: bool,
     /// How it has its external endpoint.
     pub shared: Shared,
-    /// When it was opened.
+    /// When it was opened, to the second.
     pub created: Time,
     /// When it ends if no packet comes.
     pub deadline: Time,

@@ -1,12 +1,12 @@
 //! One connection as bytes.
 //!
 //! ```text
-//!   0 checksum of the rest; 0: nothing here        28 the last 4 bytes of each address, 0 (4)
-//!   8 place                                        48 keys: original network, port, reply network, port
-//!  12 protocol, state, sharing (+ 16: ruled), wide 80 opened, ends: nanoseconds since the machine started
-//!  16 TCP: flags and shift of each end             96 packets and bytes, original and reply
-//!  20 ports: original source, destination, reply  128
-//!     source, destination
+//!   0 checksum of the rest; 0: nothing here        28 the last 4 bytes of each address
+//!   8 place                                        44 opened: seconds since the machine started
+//!  12 protocol, state, sharing (+ 16: ruled), wide 48 keys: original network, port, reply network, port
+//!  16 TCP: flags and shift of each end             80 ends: nanoseconds since the machine started
+//!  20 ports: original source, destination, reply   88 packets and bytes, original and reply
+//!     source, destination                         120
 //! ```
 //!
 //! Addresses are in the order of the ports. Those that are not all of IPv4 have their first twelve bytes in a *wide* part of their
@@ -17,7 +17,7 @@
 use nat::{Address, Counters, Endpoint, NetworkId, OwnerId, Protocol, Record, Shared, State, Time, Tuple};
 
 /// Bytes of a record without its wide part.
-pub const SIZE: usize = 128;
+pub const SIZE: usize = 120;
 /// Bytes of a wide part.
 pub const WIDE: usize = 48;
 
@@ -121,6 +121,8 @@ pub fn encode(stored: &Stored, seed: u64) -> Bytes {
         put(28 + 4 * i, last);
         wide[12 * i..12 * (i + 1)].copy_from_slice(first);
     }
+    let opened = u32::try_from(record.created.as_secs()).unwrap_or(u32::MAX);
+    put(44, &opened.to_le_bytes());
     let [opener, answerer] = parties;
     let [went, came] = record.counters;
     let words = [
@@ -128,7 +130,6 @@ pub fn encode(stored: &Stored, seed: u64) -> Bytes {
         opener.port.0,
         answerer.network.0,
         answerer.port.0,
-        record.created.as_nanos(),
         record.deadline.as_nanos(),
         went.packets,
         went.bytes,
@@ -189,10 +190,10 @@ pub fn decode(
         protocol,
         network: NetworkId::OUTSIDE,
     };
-    let counters = |i: usize| Counters { packets: word(96 + 16 * i), bytes: word(104 + 16 * i) };
+    let counters = |i: usize| Counters { packets: word(88 + 16 * i), bytes: word(96 + 16 * i) };
     let found = state(bytes[13]).zip(shared(bytes[14] & 0x0f));
     let needless = wide.is_some() && (0..4).all(|i| endpoint(i).address.is_v4());
-    let spare = bytes[14] >> 5 != 0 || bytes[15] > 1 || bytes[44..48] != [0; 4] || needless;
+    let spare = bytes[14] >> 5 != 0 || bytes[15] > 1 || needless;
     let Some((state, shared)) = found.filter(|_| !spare && parties.iter().all(halves_agree)) else {
         return Err(Unreadable::Malformed);
     };
@@ -203,8 +204,8 @@ pub fn decode(
         ends: [[bytes[16], bytes[17]], [bytes[18], bytes[19]]],
         ruled: bytes[14] & 0x10 != 0,
         shared,
-        created: Time::from_nanos(word(80)),
-        deadline: Time::from_nanos(word(88)),
+        created: Time::from_secs(u64::from(u32::from_le_bytes([bytes[44], bytes[45], bytes[46], bytes[47]]))),
+        deadline: Time::from_nanos(word(80)),
         counters: [counters(0), counters(1)],
     };
     let place = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
