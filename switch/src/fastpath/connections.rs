@@ -68,6 +68,8 @@ struct InKernel {
     news: (u64, u64),
     /// It is to be taken back.
     leaves: bool,
+    /// The kernel does not have it any more.
+    is_out: bool,
 }
 
 /// A connection of which the kernel carries at least one direction; by [`place`].
@@ -254,6 +256,7 @@ impl Connections {
             fin: None,
             news: (0, 0),
             leaves: false,
+            is_out: false,
         });
         Ok(first)
     }
@@ -361,8 +364,10 @@ impl Connections {
             let Some(known) = table.known.get_mut(id) else { continue };
             for place in &mut known.directions {
                 let Some(mut gone) = place.take_if(|direction| direction.leaves) else { continue };
-                // Of one that has ended it is not out yet.
-                frames += gone.read(&self.map);
+                // Of one that the router has no more it is not out yet.
+                if !gone.is_out {
+                    frames += gone.read(&self.map);
+                }
                 self.count.fetch_sub(1, Ordering::Relaxed);
             }
             if known.directions.iter().all(Option::is_none)
@@ -402,6 +407,7 @@ impl InKernel {
     /// Counts what is new; tells how many frames. One that leaves is not in the kernel afterwards.
     fn read(&mut self, map: &Map) -> u64 {
         let read = if self.leaves { map.take(&self.key) } else { map.lookup(&self.key) };
+        self.is_out = self.leaves;
         // Gone already: nothing to count.
         let Ok(value) = read else {
             self.leaves = true;
