@@ -62,13 +62,14 @@ fn what_a_rival_cannot_do_is_told() {
 fn an_interrupted_run_leaves_nothing_behind() {
     require();
     let _alone = heavy();
-    // In a namespace of mounts of its own, all that is left in /run/netns is the run's.
+    // In a namespace of mounts of its own, all that is left in /run/netns is the run's. And of processes: swd's keeper looks for
+    // the mounts from which swd was started, among its parents, and would pin the switch namespace there as well.
     let ns = Namespace::new();
     let shell = "mount -t tmpfs none /run/netns && \
                  { timeout -s INT 3 \"$0\" --only swd --rounds 1 --seconds 1 --out /dev/null; code=$?; \
                    echo code $code; ls -A /run/netns; }";
-    let output =
-        run(&mut ns.command(&["unshare", "-m", "sh", "-c", shell, env!("CARGO_BIN_EXE_compare")]), s(120));
+    let words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", shell];
+    let output = run(ns.command(&words).arg(env!("CARGO_BIN_EXE_compare")), s(120));
     let lines: Vec<_> = output.stdout.lines().collect();
     assert_eq!(lines, ["code 124"], "{output}");
     assert!(output.stderr.contains("error: interrupted"), "{output}");

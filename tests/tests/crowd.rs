@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tests::crowd::at_once;
 use tests::names::{answer, query};
 use tests::netns::Namespace;
-use tests::process::{ms, s, wait_until};
+use tests::process::{Background, ms, s, wait_until};
 use tests::site::{GATEWAY, Site, heavy};
 
 const CONTAINERS: usize = 100;
@@ -19,9 +19,9 @@ const CALLERS: usize = 8;
 /// How long after its attach a container takes to be reached by its name: half of them less than this, on a machine that does other
 /// things, too.
 const REACHED: Duration = ms(50);
-/// And none longer than this. One of some hundred takes a second, as long as the kernel waits before it sends an ARP request again, or
-/// loses its first datagram; why is not known yet.
-const LATEST: Duration = s(6);
+/// And none longer than this, half of what the kernel waits before it sends an ARP request again: nothing is lost on the way. On a
+/// machine of two cores that does nothing else it is less than [`REACHED`] for each of a thousand, beside compilers 116 ms.
+const LATEST: Duration = ms(500);
 
 /// `SWD_CROWD_ROUNDS=10 make test` for more.
 fn rounds() -> usize {
@@ -40,7 +40,7 @@ fn attach(site: &Site, ns: &Namespace) -> String {
 }
 
 /// Attaches a container; tells its address, and how long it takes from then on until `neighbor` has asked for its name, once,
-/// and has its answer: to a datagram (or another each second) for a port that nobody has, by which frames have gone both ways.
+/// and has its answer: to a datagram for a port that nobody has, by which frames have gone both ways.
 fn attach_and_reach(site: &Site, ns: &Namespace, neighbor: &Namespace) -> (String, Duration) {
     let [names, datagrams] = [(); 2].map(|()| neighbor.udp("0.0.0.0:0"));
     names.connect((GATEWAY, 53)).expect("connect");
@@ -56,12 +56,9 @@ fn attach_and_reach(site: &Site, ns: &Namespace, neighbor: &Namespace) -> (Strin
     let address = Ipv4Addr::from(*buffer[..length].last_chunk::<4>().expect("an address"));
     assert_eq!(format!("{address}/16"), given, "what {} is called by", ns.name());
     datagrams.connect((address, 9)).expect("connect");
-    datagrams.set_read_timeout(Some(s(1))).expect("timeout");
-    let is_reached = (0..5).any(|_| {
-        let answer = datagrams.send(b"there?").and_then(|_| datagrams.recv(&mut buffer));
-        answer.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
-    });
-    assert!(is_reached, "{} at {address} is not reached", ns.name());
+    datagrams.send(b"there?").expect("send");
+    let refused = datagrams.recv(&mut buffer).expect_err("nobody has the port");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{} at {address} is not reached", ns.name());
     (given, start.elapsed())
 }
 
@@ -70,11 +67,15 @@ fn a_hundred_come_and_go_at_once() {
     // The time that a container takes is looked at.
     let _heavy = heavy();
     let site = Site::new();
+    let events = Background::start(&mut site.swctl_command(&["events"]), &site.file("events.log"));
     // What is opened at the first use stays open.
     let first = Namespace::bare();
-    attach(&site, &first);
-    first.ping(GATEWAY);
-    site.ctl(&["detach", first.name()]);
+    wait_until("events are told", s(20), || {
+        attach(&site, &first);
+        first.ping(GATEWAY);
+        site.ctl(&["detach", first.name()]);
+        events.log().contains("port-removed")
+    });
     let neighbor = Namespace::bare();
     site.ctl(&["attach", neighbor.name(), "--name", "neighbor"]);
     let before = footprint(&site);
@@ -89,6 +90,13 @@ fn a_hundred_come_and_go_at_once() {
         let (median, latest) = (took[CONTAINERS / 2], took[CONTAINERS - 1]);
         println!("round {round}: reached by name {median:?} after the attach (median), {latest:?} at most");
         assert!(median < REACHED && latest < LATEST, "{median:?}, {latest:?}:\n{}", site.ctl(&["drops"]));
+        // Once up, they stay up: old news of an interface that was just made takes none out of the floods.
+        let told = events.log();
+        let down = told
+            .lines()
+            .filter(|line| line.contains("port-down"))
+            .find(|line| spaces.iter().any(|ns| line.split_whitespace().any(|word| word == ns.name())));
+        assert_eq!(down, None, "round {round}");
         spaces[0].ping(GATEWAY);
         // Half of them are detached, half just end.
         let numbered: Vec<_> = spaces.into_iter().enumerate().collect();

@@ -292,10 +292,11 @@ impl Daemon {
                 }
                 continue;
             };
-            // "Gone" may be old news of an interface that went and came back under its old number.
+            // News may be old: of an interface that went and came back under its old number, or of one that had no carrier
+            // while its pair was made. So what would change anything is asked again.
             let link = match link {
-                Some(link) => Some(link),
-                None => self.switch.link_by_index(index).await.ok().flatten(),
+                Some(link) if self.is_known(&name, &link) => Some(link),
+                old => self.switch.link_by_index(index).await.unwrap_or(old),
             };
             match link {
                 Some(link) => changed |= self.follow(&name, &link),
@@ -327,6 +328,11 @@ impl Daemon {
     fn missing(&self) -> Vec<String> {
         let missing = self.live.ports().filter(|(_, p)| p.link.is_none());
         missing.filter_map(|(name, _)| self.desired.ports.get(name).map(|p| p.ifname.clone())).collect()
+    }
+
+    /// Whether a port's link is known to be like this.
+    fn is_known(&self, name: &str, link: &Link) -> bool {
+        self.live.port(name).is_some_and(|p| p.link.as_ref() == Some(&LiveLink::from(link)))
     }
 
     /// A port's interface changed.
