@@ -20,6 +20,7 @@ use crate::fastpath::FastPath;
 use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
 use crate::port::packet::PacketPorts;
+use crate::port::sniffer::Sniffer;
 use crate::port::tap::{TapId, TapPort};
 use crate::router::neighbor::Neighbors;
 use crate::router::{Forwarding, announce};
@@ -346,6 +347,16 @@ impl Dataplane {
             Some(fast) => fast.guard_uplink(socket, filter),
             None => socket.set_filter(filter),
         }
+    }
+
+    /// Opens a socket, in the calling thread's namespace, that gets copies of what the kernel forwards from an interface by itself; none
+    /// where it forwards nothing.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel refuses.
+    pub fn sniff(&self, ifindex: u32) -> Result<Option<Sniffer>, OpenError> {
+        let open = |fast: &Arc<FastPath>| Sniffer::open(ifindex, |socket| fast.sniff(socket));
+        self.fast.as_ref().map(open).transpose()
     }
 
     /// Closes an uplink's sockets.
