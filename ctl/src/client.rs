@@ -40,10 +40,10 @@ use tokio::{net::UnixStream, time};
 pub use lines::Lines;
 
 use crate::api::{
-    AttachSpec, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry, FdbFlush,
-    FdbSpec, Flushed, Inspected, LiveTraceSpec, LiveTraced, Mirror, MirrorKind, MirrorState, Network,
-    NetworkSpec, Port, PortChange, PortSpec, Problem, PublishSpec, Published, Rule, Status, TraceSpec,
-    Traced,
+    AttachSpec, CAPTURE_ID, CaptureSpec, Connection, ConnectionFilter, Count, DropCount, Event, FdbEntry,
+    FdbFlush, FdbSpec, Flushed, Inspected, LiveTraceSpec, LiveTraced, Mirror, MirrorKind, MirrorState,
+    Network, NetworkSpec, Port, PortChange, PortSpec, Problem, PublishSpec, Published, Rule, Status,
+    TraceSpec, Traced,
 };
 
 /// How long a request may take unless [`Client::with_timeout`] says otherwise.
@@ -217,7 +217,13 @@ impl Client {
     pub async fn capture(&self, spec: &CaptureSpec) -> Result<Chunks, ClientError> {
         let path = format!("/v1/capture{}", query(spec));
         let head = self.bounded(self.exchange(Method::GET, &path, Bytes::new())).await?;
-        Ok(Chunks { socket: self.socket.clone(), body: head.into_body() })
+        let id = head.headers().get(CAPTURE_ID).and_then(|id| id.to_str().ok()?.parse().ok());
+        Ok(Chunks { socket: self.socket.clone(), id, body: head.into_body() })
+    }
+
+    /// `DELETE /v1/capture/{id}`: ends a capture. Its reader gets what was captured so far, and then the end.
+    pub async fn end_capture(&self, id: u64) -> Result<(), ClientError> {
+        self.delete(&format!("/v1/capture/{id}")).await
     }
 
     /// `GET /v1/mirrors`: every mirror.
@@ -354,11 +360,17 @@ impl Client {
 #[derive(Debug)]
 pub struct Chunks {
     socket: PathBuf,
+    id: Option<u64>,
     body: Incoming,
 }
 
 impl Chunks {
-    /// Waits for the next piece; `None` when swd ended the answer.
+    /// By which [`Client::end_capture`] ends it; none from a swd that does not tell.
+    pub const fn id(&self) -> Option<u64> {
+        self.id
+    }
+
+    /// Waits for the next piece; `None` when swd ended the answer. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
             match self.body.frame().await {

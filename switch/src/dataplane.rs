@@ -1,5 +1,7 @@
 //! The data plane as the control plane sees it: start workers, hand them snapshots and TAP queues, read their tables.
 
+mod outlet;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
@@ -12,15 +14,17 @@ use std::thread::JoinHandle;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc;
 
+pub use self::outlet::Outlet;
 use crate::engine::{Balance, Engine, Shared};
 use crate::fastpath::FastPath;
 use crate::fdb::{Fdb, FdbConfig};
 use crate::mac::Mac;
 use crate::port::packet::PacketPorts;
+use crate::port::sniffer::Sniffer;
 use crate::port::tap::{TapId, TapPort};
 use crate::router::neighbor::Neighbors;
 use crate::router::{Forwarding, announce};
-use crate::services::{Answer, Asked, Counts};
+use crate::services::{Asked, Counts};
 use crate::snapshot::{NetworkId, PortId, Snapshot};
 use crate::stage::Stage;
 use crate::sys::netns::NetNs;
@@ -103,41 +107,6 @@ impl WorkerHandle {
         // A worker that ended takes the process along (see `start_worker`), so there is nobody to tell of an error.
         if self.inbox.send(message).is_ok() {
             let _ = self.wake.write(1);
-        }
-    }
-}
-
-/// Where answers of the gateway's services go: to the first worker, which sends them.
-#[derive(Clone, Debug)]
-pub struct Outlet {
-    shared: Arc<Shared>,
-    inbox: Sender<Message>,
-    wake: Arc<EventFd>,
-}
-
-impl Outlet {
-    /// The world as the workers see it.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.shared.snapshot.load_full()
-    }
-
-    /// What the services count.
-    pub fn counts(&self) -> &Counts {
-        &self.shared.desk.counts
-    }
-
-    /// Has an answer sent, or, if too many wait, dropped; tells which.
-    pub fn send(&self, answer: Answer) -> bool {
-        match self.shared.desk.answer(answer) {
-            Ok(true) => {
-                // A worker that has ended sends nothing any more.
-                if self.inbox.send(Message::Answers).is_ok() {
-                    let _ = self.wake.write(1);
-                }
-                true
-            }
-            Ok(false) => true,
-            Err(_) => false,
         }
     }
 }
@@ -378,6 +347,16 @@ impl Dataplane {
             Some(fast) => fast.guard_uplink(socket, filter),
             None => socket.set_filter(filter),
         }
+    }
+
+    /// Opens a socket, in the calling thread's namespace, that gets copies of what the kernel forwards from an interface by itself; none
+    /// where it forwards nothing.
+    ///
+    /// # Errors
+    /// When there is no such interface, or the kernel refuses.
+    pub fn sniff(&self, ifindex: u32) -> Result<Option<Sniffer>, OpenError> {
+        let open = |fast: &Arc<FastPath>| Sniffer::open(ifindex, |socket| fast.sniff(socket));
+        self.fast.as_ref().map(open).transpose()
     }
 
     /// Closes an uplink's sockets.

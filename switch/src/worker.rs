@@ -36,6 +36,8 @@ const LINGER: Duration = Duration::from_micros(30);
 const NICE: i32 = -20;
 /// A flow of so many frames may be handed to the kernel while earlier frames wait.
 const OVERTAKES: u16 = 1024;
+/// Looks at the clocks to compare them.
+const LOOKS: u32 = 3;
 /// Looks into the ring alone before all descriptors are asked again.
 const PASSES: u32 = 64;
 /// Descriptors told ready by one call.
@@ -82,6 +84,17 @@ pub fn now() -> Time {
     let Ok(t) = clock_gettime(ClockId::CLOCK_BOOTTIME) else { return Time::ZERO };
     let (secs, nanos) = (t.tv_sec().unsigned_abs(), t.tv_nsec().unsigned_abs());
     Time::from_nanos(secs.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+/// From the data plane's time to that since 1970.
+pub fn wall_offset() -> Duration {
+    // Who is interrupted between two clocks is wrong by as long: the shortest of some looks is the best.
+    let look = || {
+        let before = now();
+        let wall = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
+        (now().since(before), wall.saturating_sub(before.since(Time::ZERO)))
+    };
+    (0..LOOKS).map(|_| look()).min().unwrap_or_default().1
 }
 
 /// Raises the calling thread above ordinary programs.

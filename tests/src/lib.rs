@@ -4,6 +4,7 @@
 //! [`netns`], [`site`] and [`guarded`] are real: namespaces, `swd`, `swctl`, and the programs that people use; [`outside`]
 //! watches what leaves the host.
 
+pub mod captured;
 pub mod crowd;
 pub mod dhcp;
 pub mod docker;

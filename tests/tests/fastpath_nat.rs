@@ -7,6 +7,7 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
+use tests::captured;
 use tests::outside::Outside;
 use tests::process::{ms, python, s, wait_until};
 use tests::site::{Container, Site, Way, quiet};
@@ -584,6 +585,44 @@ fn what_has_no_room_in_the_kernel_passes_the_process() {
         (0..20).for_each(|_| ends.0.talk(&ends.1));
     }
     assert_eq!(w.flows(), 4);
+    w.balances();
+}
+
+#[test]
+fn what_a_captured_port_sends_outside_stays_in_the_kernel_and_is_captured_once() {
+    let w = World::new();
+    let (tcp, udp) = (w.masqueraded(), w.datagrams());
+    let capture = captured::start(&w.site, &["c1", "udp"], "c1.pcapng");
+    let mut words = 0;
+    wait_until("the kernel has both ways out", s(20), || {
+        (0..5).for_each(|_| tcp.0.talk(&tcp.1));
+        (0..5).for_each(|_| udp.0.talk(&udp.1));
+        words += 5;
+        w.flows() == 2
+    });
+    bytes_are_identical(&tcp.0, &tcp.1, 1, 2_000_000);
+    bytes_are_identical(&tcp.1, &tcp.0, 2, 2_000_000);
+    let arrives = w.arrives(&udp);
+    assert_eq!(arrives, [true, false], "the kernel forwards what the port sends, swd what it is sent");
+    udp.0.set_read_timeout(Some(s(5))).expect("timeout");
+    assert_eq!(udp.0.recv(&mut [0; 100]).expect("what swd did not forward while it stood still"), 4);
+    captured::interrupt(capture);
+    let frames = captured::frames(&w.site.file("c1.pcapng"));
+    let seen = |text: &[u8], inbound| {
+        frames.iter().filter(|f| f.inbound == inbound && f.bytes[42..].starts_with(text)).count()
+    };
+    for inbound in [true, false] {
+        assert_eq!((seen(b"word", inbound), seen(b"late", inbound)), (words, 1), "inbound: {inbound}");
+    }
+    // As they came from the container: from its own address.
+    assert!(frames.iter().filter(|f| f.inbound).all(|f| f.bytes[26..30] == [172, 18, 0, 10]));
+
+    // Who captures the uplink wants to see what leaves there.
+    let capture = captured::start(&w.site, &["uplink", "udp"], "uplink.pcapng");
+    (0..50).for_each(|_| udp.0.talk(&udp.1));
+    assert_eq!(w.flows(), 0);
+    let told = captured::interrupt(capture);
+    assert_eq!(captured::counts(&told), (100, 0), "{told}");
     w.balances();
 }
 

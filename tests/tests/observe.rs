@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tests::captured::{frames, interrupt, start};
 use tests::netns::Namespace;
 use tests::outside::Outside;
 use tests::process::{Background, ms, run, s, wait_until};
@@ -140,25 +141,6 @@ fn a_trace_says_what_then_happens() {
     assert!(output.one_line_error().contains("write 'tcp SRC:PORT"), "{output:?}");
 }
 
-/// Starts a capture; returns once it runs.
-#[track_caller]
-fn capture(site: &Site, words: &[&str], file: &str) -> Background {
-    let path = site.file(file);
-    let words = [&["capture"], words, &["-w", path.to_str().expect("UTF-8")]].concat();
-    let running = Background::start(&mut site.swctl_command(&words), &site.file(&format!("{file}.log")));
-    // The section header is there as soon as frames are seen.
-    wait_until("the capture runs", s(5), || std::fs::metadata(&path).is_ok_and(|m| m.len() > 0));
-    running
-}
-
-/// Ends a capture as a person would; tells what it said.
-#[track_caller]
-fn interrupt(mut capture: Background) -> String {
-    capture.signal(Signal::SIGINT);
-    assert_eq!(capture.wait(s(5)), Some(0), "{}", capture.log());
-    capture.log()
-}
-
 #[test]
 fn captures_show_what_passes_and_what_is_dropped() {
     let mut site = Site::stopped().arguments(&["--uplink", "auto"]);
@@ -176,10 +158,10 @@ fn captures_show_what_passes_and_what_is_dropped() {
             site.json(&["status"])["fast_flows"].as_u64() > Some(0)
         });
     }
-    let port = capture(&site, &["web", "icmp and host 172.18.0.20"], "web.pcapng");
-    let network = capture(&site, &["network", "default", "icmp"], "network.pcapng");
-    let uplink = capture(&site, &["uplink"], "uplink.pcapng");
-    let drops = capture(&site, &["drops"], "drops.pcapng");
+    let port = start(&site, &["web", "icmp and host 172.18.0.20"], "web.pcapng");
+    let network = start(&site, &["network", "default", "icmp"], "network.pcapng");
+    let uplink = start(&site, &["uplink"], "uplink.pcapng");
+    let drops = start(&site, &["drops"], "drops.pcapng");
     web.ns.run(&["ping", "-n", "-c2", "-i0.2", "-W2", "172.18.0.20"]).ok();
     web.ns.run(&["ping", "-n", "-c1", "-W2", "172.16.0.1"]).ok();
     // A container that uses another's address is dropped.
@@ -187,7 +169,6 @@ fn captures_show_what_passes_and_what_is_dropped() {
     web.ns.ip(&["addr", "add", "10.99.0.1/32", "dev", "lo"]);
     web.ns.run(&["ping", "-n", "-c1", "-W1", "-I", "10.99.0.1", "172.16.0.1"]);
     wait_until("it was dropped", s(5), || site.drops("spoofed-source") > 0);
-    std::thread::sleep(ms(200)); // What was captured is sent at least every 20 ms.
 
     assert!(interrupt(port).contains("4 frames captured, 0 lost"));
     let seen = tcpdump(&site.file("web.pcapng"), "icmp");
@@ -213,13 +194,7 @@ fn captures_show_what_passes_and_what_is_dropped() {
     let has = |text: &[u8]| bytes.windows(text.len()).any(|w| w == text);
     assert!(has(b"spoofed-source: "), "the reason is the packet's comment");
     // Times are of today's clock.
-    let mut reader = pcap_file::pcapng::PcapNgReader::new(&bytes[..]).expect("pcapng");
-    let mut times = Vec::new();
-    while let Some(block) = reader.next_block() {
-        if let pcap_file::pcapng::Block::EnhancedPacket(packet) = block.expect("a block") {
-            times.push(packet.timestamp);
-        }
-    }
+    let times: Vec<_> = frames(&site.file("drops.pcapng")).iter().map(|frame| frame.at).collect();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     assert!(times.iter().all(|t| *t <= now && now - *t < s(300)), "{times:?} at {now:?}");
     drop(wan);
@@ -279,9 +254,8 @@ fn a_capture_goes_through_a_pipe_and_ends_by_itself() {
     wait_until("a killed reader's capture has ended", s(5), || metric(&site, "swd_captures") == 0);
 
     // One of a port ends with the port.
-    let watching = capture(&site, &["db"], "db.pcapng");
+    let mut watching = start(&site, &["db"], "db.pcapng");
     site.ctl(&["port", "rm", "db"]);
-    let mut watching = watching;
     assert_eq!(watching.wait(s(5)), Some(0), "{}", watching.log());
 
     for (words, code, part) in [

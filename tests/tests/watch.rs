@@ -82,8 +82,11 @@ fn a_mirror_of_a_network_shows_each_frame_once() {
 
 #[test]
 fn captures_see_frames_as_they_came_and_drops_with_their_reason() {
-    let drops = Arc::new(Capture::new(Point::Drops, None, 1000));
-    let port = Arc::new(Capture::new(Point::Port(PortId(0)), Some("udp".parse().expect("a filter")), 1000));
+    let drops = Arc::new(Capture::new(Point::Drops, None, 1000).expect("a capture"));
+    let port = Arc::new(
+        Capture::new(Point::Port(PortId(0)), Some("udp".parse().expect("a filter")), 1000)
+            .expect("a capture"),
+    );
     let captures = vec![Arc::clone(&drops), Arc::clone(&port)];
     let (mut lab, [a, ..]) =
         watched(move |_| Observers { captures: captures.clone(), ..Observers::default() });

@@ -92,6 +92,9 @@ pub struct LiveTraced {
     pub traced: Traced,
 }
 
+/// Header of the answer to `GET /v1/capture`: the number by which `DELETE /v1/capture/{id}` ends it.
+pub const CAPTURE_ID: &str = "capture-id";
+
 /// Where frames are captured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -3,18 +3,22 @@
 use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
-use ctl::client::{Client, ClientError};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task,
-};
+use ctl::client::{Chunks, Client, ClientError};
+use rustix::process::nice;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{task, time};
 
 use crate::{cli, output};
 
 /// Wrong usage.
 const USAGE: u8 = 2;
+/// How long swd may be silent after it was told to end a capture.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Nicer by this is one who only watches, as the daemon's part is: a tenth of an ordinary share of the CPU.
+const NICE: i32 = 10;
 
 /// `swctl capture`: until interrupted, until nobody reads, or until there are enough.
 pub(crate) async fn capture(client: &Client, what: &cli::Capture) -> anyhow::Result<ExitCode> {
@@ -25,9 +29,10 @@ pub(crate) async fn capture(client: &Client, what: &cli::Capture) -> anyhow::Res
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let mut interrupted = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let mut terminated = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-    let mut file = match &what.write {
+    // Where it is refused, frames are captured at the price of an ordinary program.
+    let _ = nice(NICE);
+    let mut signals = Signals::new()?;
+    let file = match &what.write {
         Some(path) if path.as_os_str() != "-" => {
             Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
         }
@@ -35,31 +40,97 @@ pub(crate) async fn capture(client: &Client, what: &cli::Capture) -> anyhow::Res
     };
     let mut chunks = client.capture(&spec).await?;
     let mut reader_gone = task::spawn_blocking(output::wait_for_reader_gone);
-    let mut counter = Counter::default();
-    loop {
+    let mut sink = Sink { file, counter: what.write.is_some().then(Counter::default) };
+    let ended = loop {
         let bytes = tokio::select! {
-            bytes = chunks.next() => match bytes {
-                // A daemon that was killed does not end the stream in due form.
-                Err(ClientError::Closed { .. }) => None,
-                bytes => bytes?,
-            },
-            _ = interrupted.recv() => None,
-            _ = terminated.recv() => None,
-            _ = &mut reader_gone, if file.is_none() => None,
+            bytes = next(&mut chunks) => bytes?,
+            () = signals.next() => break drain(client, &mut chunks, &mut sink, &mut signals).await,
+            _ = &mut reader_gone, if sink.file.is_none() => None,
         };
-        let Some(bytes) = bytes else { break };
-        if what.write.is_some() {
-            counter.see(&bytes);
-        }
-        match &mut file {
-            Some(file) => file.write_all(&bytes).context("cannot write the capture")?,
-            None => output::print(&bytes)?,
-        }
-    }
-    if what.write.is_some() {
+        let Some(bytes) = bytes else { break Ok(()) };
+        sink.take(bytes.as_ref())?;
+    };
+    if let Some(counter) = sink.counter {
         eprintln!("{} frames captured, {} lost", counter.frames, counter.lost);
     }
-    Ok(ExitCode::SUCCESS)
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// The next piece; none at the end.
+async fn next(chunks: &mut Chunks) -> Result<Option<impl AsRef<[u8]> + use<>>, ClientError> {
+    match chunks.next().await {
+        // A daemon that was killed does not end the stream in due form.
+        Err(ClientError::Closed { .. }) => Ok(None),
+        bytes => bytes,
+    }
+}
+
+/// Has swd end the capture and takes the rest of it, so that nothing is missing that was captured before. Another signal ends that, too.
+async fn drain(
+    client: &Client,
+    chunks: &mut Chunks,
+    sink: &mut Sink,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let rest = async {
+        let Some(id) = chunks.id() else { return Ok(()) };
+        match client.clone().with_timeout(PATIENCE).end_capture(id).await {
+            // It has ended by itself meanwhile, and its rest is there all the same.
+            Err(e) if !e.is_not_found() => return Err(e.into()),
+            _ => {}
+        }
+        loop {
+            let piece = time::timeout(PATIENCE, next(chunks)).await;
+            let piece =
+                piece.context("swd was told to end the capture and says nothing: its rest is missing")??;
+            let Some(bytes) = piece else { return Ok(()) };
+            sink.take(bytes.as_ref())?;
+        }
+    };
+    tokio::select! {
+        result = rest => result,
+        () = signals.next() => Ok(()),
+    }
+}
+
+/// What ends a capture from outside.
+struct Signals {
+    interrupted: Signal,
+    terminated: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupted: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
+            terminated: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupted.recv() => {}
+            _ = self.terminated.recv() => {}
+        }
+    }
+}
+
+/// Where captured frames go: to a file or to standard output, as pcapng counted.
+struct Sink {
+    file: Option<File>,
+    counter: Option<Counter>,
+}
+
+impl Sink {
+    fn take(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        if let Some(counter) = &mut self.counter {
+            counter.see(bytes);
+        }
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).context("cannot write the capture"),
+            None => output::print(bytes),
+        }
+    }
 }
 
 /// Counts the frames of a pcapng stream as it passes, and reads what it says was lost.
@@ -125,7 +196,7 @@ mod tests {
         for len in [60, 61, 1500] {
             let packet = EnhancedPacketBlock {
                 interface_id: 0,
-                timestamp: std::time::Duration::from_secs(1),
+                timestamp: Duration::from_secs(1),
                 original_len: len,
                 data: vec![7; len as usize].into(),
                 options: Vec::new(),

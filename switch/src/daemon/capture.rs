@@ -1,29 +1,24 @@
-//! Captures and mirrors as the API asks for them: from names to points of the data plane, and from captured frames to
-//! pcapng or lines of text.
+//! Captures and mirrors as the API asks for them: from names to points of the data plane. What is captured goes to a thread of
+//! the capture's own ([`reader`]), which makes pcapng or lines of text of it ([`encoder`]).
 
-use std::borrow::Cow;
+mod encoder;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ctl::api::{CaptureFormat, CaptureSpec, Mirror, MirrorKind, Watched};
+use ctl::api::{CaptureSpec, Mirror, MirrorKind, Watched};
 use ctl::filter::{Filter, FilterError};
-use nix::time::{ClockId, clock_gettime};
-use pcap_file::DataLink;
-use pcap_file::pcapng::PcapNgWriter;
-use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
-use pcap_file::pcapng::blocks::interface_description::{
-    InterfaceDescriptionBlock, InterfaceDescriptionOption,
-};
-use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
+use tokio::sync::mpsc;
 
+use self::encoder::Encoder;
+use self::reader::Reader;
 use super::control::{Daemon, Error};
-use crate::frame::finish_checksum;
-use crate::observe::capture::{Capture, Frames, Record, Way};
+use crate::observe::capture::Capture;
 use crate::observe::{self, Observers, Point, Ways};
-use crate::router::resolve::Ingress;
-use crate::show::describe;
-use crate::snapshot::Snapshot;
-use crate::worker;
+use crate::port::sniffer::Sniffer;
+use crate::snapshot::{Link, Snapshot};
 
 /// Captures at once: each costs the workers a look at every frame.
 const MAX_CAPTURES: usize = 16;
@@ -45,30 +40,95 @@ pub(super) enum CaptureError {
     /// Too many.
     #[error("{MAX_CAPTURES} captures run already; end one of them first")]
     TooMany,
+    /// No thread, or nothing for it to wait by.
+    #[error("cannot start the capture's thread: {0}")]
+    Thread(#[from] io::Error),
+    /// The head of a file could not be written to memory.
+    #[error("no memory for a capture")]
+    Memory,
+}
+
+impl CaptureError {
+    /// Not the asker's fault.
+    pub(super) const fn is_ours(&self) -> bool {
+        matches!(self, Self::Thread(_) | Self::Memory)
+    }
+}
+
+/// The captures that run, by number. No number is used twice.
+#[derive(Debug, Default)]
+pub(super) struct Captures {
+    last: u64,
+    running: BTreeMap<u64, Arc<Capture>>,
+}
+
+impl Captures {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Of each, how many frames its filter let through, and how many of those were lost.
+    pub(super) fn counts(&self) -> Vec<(u64, u64)> {
+        self.running.values().map(|capture| capture.counts()).collect()
+    }
 }
 
 impl Daemon {
-    /// Begins a capture: give it back with [`Daemon::end_capture`].
+    /// Begins a capture; tells its number, and gives what is captured, piece by piece. To be ended with [`Daemon::end_capture`].
     ///
     /// # Errors
-    /// When there is nothing to watch, or too much is watched already.
-    pub(super) fn begin_capture(&mut self, spec: &CaptureSpec) -> Result<Arc<Capture>, CaptureError> {
+    /// When there is nothing to watch, too much is watched already, or the system has no more to give.
+    pub(super) fn begin_capture(
+        &mut self,
+        spec: &CaptureSpec,
+    ) -> Result<(u64, mpsc::Receiver<Vec<u8>>), CaptureError> {
         let point = self.point(spec)?;
         let filter: Option<Filter> = spec.filter.as_deref().map(str::parse).transpose()?;
         if self.captures.len() >= MAX_CAPTURES {
             return Err(CaptureError::TooMany);
         }
         let snaplen = spec.snaplen.unwrap_or(SNAPLEN).clamp(1, SNAPLEN) as usize;
-        let capture = Arc::new(Capture::new(point, filter, snaplen));
-        self.captures.push(Arc::clone(&capture));
+        let mut capture = Capture::new(point, filter, snaplen)?;
+        // Before the workers know of the capture: then nothing that the kernel is given afterwards is missed.
+        let sniffer = self.sniffer(point);
+        if let Some(sniffer) = &sniffer {
+            capture = capture.with_copies(sniffer.ifindex());
+        }
+        let capture = Arc::new(capture);
+        let encoder = Encoder::new(spec.format, point, spec.count).ok_or(CaptureError::Memory)?;
+        let pieces = Reader::start(Arc::clone(&capture), sniffer, encoder, self.dataplane.shared())?;
+        self.captures.last += 1;
+        self.captures.running.insert(self.captures.last, capture);
         self.publish();
-        Ok(capture)
+        Ok((self.captures.last, pieces))
     }
 
-    /// Ends a capture.
-    pub(super) fn end_capture(&mut self, capture: &Arc<Capture>) {
-        self.captures.retain(|c| !Arc::ptr_eq(c, capture));
+    /// Ends a capture, if it has not ended by itself; tells whether. What passed before is its reader's still.
+    pub(super) fn end_capture(&mut self, id: u64) -> bool {
+        let Some(capture) = self.captures.running.remove(&id) else { return false };
         self.publish();
+        // After that no worker adds to it.
+        self.dataplane.quiesce();
+        capture.close();
+        true
+    }
+
+    /// What gets copies of the frames that the kernel forwards from a port, where it may do so.
+    fn sniffer(&self, point: Point) -> Option<Sniffer> {
+        let Point::Port(port) = point else { return None };
+        let snapshot = self.dataplane.snapshot();
+        let port = snapshot.port(port).filter(|port| port.veth_mtu.is_some())?;
+        let Link::Packet(ifindex) = port.link else { return None };
+        let opened = self
+            .switch_netns
+            .enter()
+            .map_err(|e| e.to_string())
+            .and_then(|_inside| self.dataplane.sniff(ifindex).map_err(|e| e.to_string()));
+        let told = |e: &String| {
+            tracing::warn!("while {} is captured workers forward all that it sends: {e}", port.name);
+        };
+        opened.inspect_err(told).ok().flatten()
     }
 
     fn point(&self, spec: &CaptureSpec) -> Result<Point, CaptureError> {
@@ -97,7 +157,7 @@ impl Daemon {
 
     /// Who watches now. Captures of what is gone are closed.
     pub(super) fn observers(&mut self, snapshot: &Snapshot) -> Option<Arc<Observers>> {
-        self.captures.retain(|capture| {
+        self.captures.running.retain(|_, capture| {
             let there = match capture.point {
                 Point::Port(port) => self.live.port_name(port).is_some(),
                 Point::Network(network) => snapshot.network(network).is_some(),
@@ -111,7 +171,8 @@ impl Daemon {
         });
         let mirrors = self.desired.mirrors.iter().filter_map(|m| self.mirror(m)).collect();
         let traces = self.live_traces(snapshot);
-        let observers = Observers { captures: self.captures.clone(), mirrors, traces };
+        let captures = self.captures.running.values().cloned().collect();
+        let observers = Observers { captures, mirrors, traces };
         (!observers.is_empty()).then(|| Arc::new(observers))
     }
 
@@ -153,184 +214,5 @@ impl Daemon {
     /// When there is none.
     pub async fn remove_mirror(&mut self, kind: MirrorKind, from: &str, to: &str) -> Result<(), Error> {
         self.edit(|_, new| new.remove_mirror(kind, from, to)).await
-    }
-}
-
-/// Turns captured frames into what a client reads.
-pub(super) struct Encoder {
-    format: CaptureFormat,
-    writer: PcapNgWriter<Vec<u8>>,
-    /// Where frames were seen: each has an interface in the file.
-    points: Vec<Option<Ingress>>,
-    /// Where the first interface is.
-    first: Option<Ingress>,
-    told: u64,
-    left: Option<u64>,
-}
-
-impl std::fmt::Debug for Encoder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("format", &self.format).finish_non_exhaustive()
-    }
-}
-
-impl Encoder {
-    /// For at most `count` frames. None: the section header could not be written, which memory does not refuse.
-    pub(super) fn new(format: CaptureFormat, point: Point, count: Option<u64>) -> Option<Self> {
-        let mut writer = PcapNgWriter::new(Vec::new()).ok()?;
-        if format == CaptureFormat::Text {
-            writer.get_mut().clear();
-        }
-        let first = match point {
-            Point::Port(port) => Some(Ingress::Port(port)),
-            Point::Uplink(ifindex) => Some(Ingress::Uplink(ifindex)),
-            Point::Network(_) | Point::Drops => None,
-        };
-        Some(Self { format, writer, points: Vec::new(), first, told: 0, left: count })
-    }
-
-    /// No more frames are wanted.
-    pub(super) fn is_done(&self) -> bool {
-        self.left == Some(0)
-    }
-
-    /// The frames, and what was lost among them, as bytes to send.
-    pub(super) fn encode(&mut self, snapshot: &Snapshot, frames: &Frames, counts: (u64, u64)) -> Vec<u8> {
-        let wall = wall_offset();
-        if self.points.is_empty() && self.format == CaptureFormat::Pcapng {
-            // A file without an interface is one that tools refuse.
-            self.interface(snapshot, self.first);
-        }
-        for (record, bytes) in frames.iter() {
-            if self.is_done() {
-                break;
-            }
-            let at = Duration::from_nanos(record.at.as_nanos()) + wall;
-            match self.format {
-                CaptureFormat::Pcapng => self.packet(snapshot, record, bytes, at),
-                CaptureFormat::Text => self.line(snapshot, record, bytes, at),
-            }
-            self.left = self.left.map(|left| left - 1);
-        }
-        self.losses(counts, worker::now().since(nat::Time::ZERO) + wall);
-        std::mem::take(self.writer.get_mut())
-    }
-
-    fn packet(&mut self, snapshot: &Snapshot, record: &Record, bytes: &[u8], at: Duration) {
-        let interface = self.interface(snapshot, record.point);
-        let mut data = bytes.to_vec();
-        if record.kept == record.len {
-            finish_checksum(&mut data, record.offload);
-        }
-        // The two low bits of epb_flags: 1 is inbound, 2 is outbound, as the switch sees it.
-        let options = match record.way {
-            Way::In => vec![EnhancedPacketOption::Flags(1)],
-            Way::Out => vec![EnhancedPacketOption::Flags(2)],
-            Way::Dropped(reason) => {
-                let comment = format!("{}: {}", reason.name(), reason.help());
-                vec![EnhancedPacketOption::Comment(Cow::Owned(comment))]
-            }
-        };
-        let original_len = u32::try_from(record.len).unwrap_or(u32::MAX);
-        let block = EnhancedPacketBlock {
-            interface_id: interface,
-            timestamp: at,
-            original_len,
-            data: Cow::Owned(data),
-            options,
-        };
-        // Writing to memory does not fail.
-        let _ = self.writer.write_pcapng_block(block);
-    }
-
-    /// The number of the interface for a point; its description is written when it is first needed.
-    fn interface(&mut self, snapshot: &Snapshot, point: Option<Ingress>) -> u32 {
-        let known = self.points.iter().position(|p| *p == point);
-        let index = known.unwrap_or_else(|| {
-            let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, SNAPLEN);
-            let name = Cow::Owned(point_name(snapshot, point));
-            interface.options.push(InterfaceDescriptionOption::IfName(name));
-            interface.options.push(InterfaceDescriptionOption::IfTsResol(9)); // times are in 10^-9 s
-            let _ = self.writer.write_pcapng_block(interface);
-            self.points.push(point);
-            self.points.len() - 1
-        });
-        u32::try_from(index).unwrap_or_default()
-    }
-
-    fn line(&mut self, snapshot: &Snapshot, record: &Record, bytes: &[u8], at: Duration) {
-        let time = jiff::Timestamp::from_duration(at.try_into().unwrap_or_default()).unwrap_or_default();
-        let (way, reason) = match record.way {
-            Way::In => ("in", String::new()),
-            Way::Out => ("out", String::new()),
-            Way::Dropped(reason) => ("dropped", format!("  [{}]", reason.name())),
-        };
-        let name = point_name(snapshot, record.point);
-        let line = format!("{time:.6}  {name} {way}  {}{reason}\n", describe(bytes));
-        self.writer.get_mut().extend_from_slice(line.as_bytes());
-    }
-
-    /// Tells how many were lost, whenever that has changed.
-    fn losses(&mut self, (matched, lost): (u64, u64), at: Duration) {
-        if lost == self.told {
-            return;
-        }
-        let more = lost - self.told;
-        self.told = lost;
-        if self.format == CaptureFormat::Text {
-            let line = format!("{more} frames were lost: they were not read as fast as they came\n");
-            self.writer.get_mut().extend_from_slice(line.as_bytes());
-        } else {
-            // The upper half comes first, whatever the order of bytes; the writer knows of no halves.
-            let block = InterfaceStatisticsBlock {
-                interface_id: 0,
-                timestamp: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX).rotate_left(32),
-                options: vec![
-                    InterfaceStatisticsOption::IsbIfRecv(matched),
-                    InterfaceStatisticsOption::IsbIfDrop(lost),
-                ],
-            };
-            let _ = self.writer.write_pcapng_block(block);
-        }
-    }
-}
-
-/// The name of a port or uplink.
-fn point_name(snapshot: &Snapshot, point: Option<Ingress>) -> String {
-    match point {
-        Some(Ingress::Port(port)) => snapshot.port(port).map(|p| p.name.to_string()),
-        Some(Ingress::Uplink(ifindex)) => snapshot.uplink(ifindex).map(|u| u.name.to_string()),
-        None => Some("switch".to_owned()),
-    }
-    .unwrap_or_else(|| "gone".to_owned())
-}
-
-/// From the workers' time to that of clocks on walls.
-pub(super) fn wall_offset() -> Duration {
-    let now = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from).unwrap_or_default();
-    now.saturating_sub(worker::now().since(nat::Time::ZERO))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frame::Offload;
-    use crate::mac::Mac;
-
-    #[test]
-    fn a_partial_checksum_is_finished() {
-        let packet = "udp 10.0.0.1:5 > 10.0.0.2:53 len 9".parse().unwrap();
-        let whole = crate::trace::build::frame(&packet, Mac([2; 6]), Mac([4; 6])).unwrap();
-        let offload = Offload { flags: 1, csum_start: 34, csum_offset: 6, ..Offload::default() };
-        let mut partial = whole.clone();
-        // The pseudo-header's sum: addresses, protocol, length.
-        let mut pseudo = [0; 12];
-        pseudo[..8].copy_from_slice(&whole[26..34]);
-        pseudo[9] = 17;
-        pseudo[11] = 17;
-        partial[40..42].copy_from_slice(&nat::checksum::sum(&pseudo).to_be_bytes());
-        assert_ne!(partial, whole);
-        finish_checksum(&mut partial, offload);
-        assert_eq!(partial, whole);
     }
 }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::apply::ApplyError;
+use super::capture::Captures;
 use super::desired::{self, Class, Desired, EditError, Origin, Port, Static};
 use super::docker::Promised;
 use super::events::Events;
@@ -26,7 +27,6 @@ use super::plan::{Action, plan};
 use super::state::{StateError, Store};
 use crate::dataplane::Dataplane;
 use crate::mac::Mac;
-use crate::observe::capture::Capture;
 use crate::observe::live::LiveTrace;
 use crate::sys::netns::{NetNs, NetNsId};
 
@@ -55,7 +55,7 @@ pub struct Daemon {
     pub(super) dataplane: Dataplane,
     pub(super) events: Events,
     /// Captures that run.
-    pub(super) captures: Vec<Arc<Capture>>,
+    pub(super) captures: Captures,
     /// Live traces that run.
     pub(super) live_traces: Vec<Arc<LiveTrace>>,
     /// Addresses that Docker was given and has not used yet.

@@ -6,13 +6,13 @@ use std::time::Duration;
 use ctl::api::{LiveTraceSpec, LiveTraced};
 use ctl::filter::{Filter, FilterError};
 
-use super::capture::wall_offset;
 use super::control::Daemon;
 use super::trace::{self, TraceError};
 use crate::batch::Source;
 use crate::observe::live::{LiveTrace, Walk};
 use crate::router::resolve::Ingress;
 use crate::snapshot::Snapshot;
+use crate::worker;
 
 /// Live traces at once: each costs the workers a look at every frame.
 const MAX_TRACES: usize = 4;
@@ -79,7 +79,7 @@ impl Daemon {
 
 /// What passed, for the API. `missed` frames passed unexplained before the first of them.
 pub(super) fn view(snapshot: &Snapshot, walks: &[Walk], missed: u64) -> Vec<LiveTraced> {
-    let wall = wall_offset();
+    let wall = worker::wall_offset();
     let time = |walk: &Walk| {
         let at = Duration::from_nanos(walk.at.as_nanos()) + wall;
         jiff::Timestamp::from_duration(at.try_into().unwrap_or_default()).unwrap_or_default()

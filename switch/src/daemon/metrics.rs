@@ -57,7 +57,7 @@ impl Daemon {
                 })
                 .collect(),
             drops: self.drops(),
-            captures: self.captures.iter().map(|c| c.counts()).collect(),
+            captures: self.captures.counts(),
             published: self.published(),
             fdb: fdb.into_iter().collect(),
             names_tcp: self.dataplane.served().tcp(),

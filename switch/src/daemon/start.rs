@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
+use super::capture::Captures;
 use super::confine::{self, ConfineError};
 use super::control::{Daemon, Error};
 use super::docker::{self, Promised};
@@ -283,7 +284,7 @@ async fn serve(
         runtime_dir: folder.clone(),
         dataplane,
         events: Events::default(),
-        captures: Vec::new(),
+        captures: Captures::default(),
         live_traces: Vec::new(),
         promised: Promised::default(),
         restored: ctl::api::Restored::default(),

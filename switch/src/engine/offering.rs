@@ -19,7 +19,7 @@ impl Engine {
             return;
         };
         // Who watches wants to see every frame. What the kernel had ended with the snapshot that began it.
-        if snapshot.observers.as_ref().is_some_and(|o| o.want_flow(from.network, from.id, to)) {
+        if is_watched(snapshot, Ingress::Port(from.id), Ingress::Port(to)) {
             return;
         }
         let Some((network, to)) = snapshot.network(from.network).zip(snapshot.port(to)) else { return };
@@ -54,7 +54,7 @@ impl Engine {
             Ingress::Port(port) => snapshot.port(port).is_none_or(Port::sees_all),
             Ingress::Uplink(_) => false,
         };
-        if snapshot.observers.is_some() || limited(from) || limited(to) {
+        if is_watched(snapshot, from, to) || limited(from) || limited(to) {
             return;
         }
         let Some(connection) = state.nat.connection(routed.connection) else { return };
@@ -64,4 +64,9 @@ impl Engine {
             offers.carried(carry);
         }
     }
+}
+
+/// Whether somebody wants to see every frame that goes this way.
+fn is_watched(snapshot: &Snapshot, from: Ingress, to: Ingress) -> bool {
+    snapshot.observers.as_ref().is_some_and(|observers| observers.want_flow(snapshot, from, to))
 }

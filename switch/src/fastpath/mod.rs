@@ -91,6 +91,7 @@ pub struct FastPath {
     epoch: Arc<Epoch>,
     flows: Map,
     filter: Program,
+    copies: Program,
     attacher: Attacher,
     connections: Option<Connections>,
     /// Gaps up to this number are mended.
@@ -121,6 +122,7 @@ impl FastPath {
         let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;
         Ok(Self {
             filter: Program::load(ProgramKind::SocketFilter, "swd_filter", &filter)?,
+            copies: Program::load(ProgramKind::SocketFilter, "swd_copies", &program::copies(&handoff))?,
             attacher: Attacher::start(vec![ingress], netns.try_clone()?)?,
             mended: AtomicU32::new(0),
             epoch: Arc::clone(&epoch),
@@ -141,6 +143,14 @@ impl FastPath {
     /// As `SO_ATTACH_BPF`.
     pub fn guard(&self, socket: &PacketSocket) -> io::Result<()> {
         socket.set_program(&self.filter)
+    }
+
+    /// Lets a socket that is bound to a port's interface receive only what the kernel forwards from there.
+    ///
+    /// # Errors
+    /// As `SO_ATTACH_BPF`.
+    pub fn sniff(&self, socket: &PacketSocket) -> io::Result<()> {
+        socket.set_program(&self.copies)
     }
 
     /// Lets an uplink's socket receive what a classic filter lets in, but for what the kernel forwards.

@@ -11,6 +11,8 @@
 //! So there is one look-up for a frame and one place that decides, and no moment at which both forward a frame or neither does.
 //! When the daemon dies its socket and the filter go, nothing is noted any more, and nothing is forwarded.
 //!
+//! Between the two, a sniffer of the port may get a copy of what is noted ([`copies`]).
+//!
 //! Frames of connections to the outside and back are found and translated by the same two programs: see [`super::translate`].
 
 use super::offer::V6_HEADERS;
@@ -141,6 +143,27 @@ pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Optio
     }
     a.label("receive");
     a.constant(0, -1);
+    a.exit();
+    a.finish()
+}
+
+/// What a sniffer of a port receives: what the filter of the worker's socket, which has seen the frame already, has noted as the
+/// kernel's. Frames on their second hop are another interface's note.
+pub(super) fn copies(handoff: &Map) -> Vec<Insn> {
+    let mut a = Assembler::default();
+    a.mov(CX, 1);
+    a.store_constant(stack::ZERO, 0);
+    a.look_up(handoff, stack::ZERO);
+    a.jump_if_equal(0, 0, "not");
+    a.load32(1, 0, 4);
+    a.jump_if_equal(1, 0, "not");
+    a.load32(1, 0, 0);
+    a.load32(2, CX, context::IFINDEX);
+    a.jump_unless_same(1, 2, "not");
+    a.constant(0, -1);
+    a.exit();
+    a.label("not");
+    a.constant(0, 0);
     a.exit();
     a.finish()
 }

@@ -15,7 +15,7 @@ use nat::Time;
 use crate::frame::{OFFLOAD_HEADER, Offload, OwnedFrame};
 use crate::router::Extra;
 use crate::router::resolve::Ingress;
-use crate::snapshot::{NetworkId, PortId, Snapshot};
+use crate::snapshot::{Link, NetworkId, PortId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 use capture::{Capture, Record, Way};
 use live::LiveTrace;
@@ -155,17 +155,24 @@ impl Observers {
         }
     }
 
-    /// Whether somebody wants to see what is bridged from one port of a network to another: then the kernel must not
-    /// forward it past the workers.
-    pub(crate) fn want_flow(&self, network: NetworkId, from: PortId, to: PortId) -> bool {
-        let points = self.captures.iter().map(|c| c.point).chain(self.mirrors.iter().map(|m| m.of));
-        let traced = self.traces.iter().any(|t| t.from == Ingress::Port(from));
-        traced
-            || points.into_iter().any(|point| match point {
-                Point::Port(port) => port == from || port == to,
-                Point::Network(id) => id == network,
-                Point::Uplink(_) | Point::Drops => false,
-            })
+    /// Whether somebody wants to see what comes from one port or uplink and goes to another: then the kernel must not forward it
+    /// past the workers. Not so for a capture of where it comes from whose reader gets copies of that.
+    pub(crate) fn want_flow(&self, snapshot: &Snapshot, from: Ingress, to: Ingress) -> bool {
+        let comes = Passing { way: Way::In, from: Some(from), at: from };
+        let leaves = Passing { way: Way::Out, from: Some(from), at: to };
+        let link = match from {
+            Ingress::Port(port) => snapshot.port(port).map(|port| port.link),
+            Ingress::Uplink(_) => None,
+        };
+        let copied = |capture: &Capture| match (capture.point, link) {
+            (Point::Port(_), Some(Link::Packet(ifindex))) => capture.has_copies_of(ifindex),
+            _ => false,
+        };
+        let captured =
+            |c: &Arc<Capture>| c.point.sees(snapshot, leaves) || c.point.sees(snapshot, comes) && !copied(c);
+        self.traces.iter().any(|trace| trace.from == from)
+            || self.captures.iter().any(captured)
+            || self.mirrors.iter().any(|m| m.of.sees(snapshot, comes) || m.of.sees(snapshot, leaves))
     }
 
     /// Whether somebody wants to know what the stages decide about a frame that came in, and why.

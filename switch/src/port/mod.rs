@@ -5,6 +5,7 @@
 
 pub mod memory;
 pub mod packet;
+pub mod sniffer;
 pub mod tap;
 
 use std::io;

@@ -11,7 +11,7 @@ use crate::engine::{Fate, Outgoing};
 use crate::snapshot::Link;
 use crate::sys::mmsg::Sender;
 use crate::sys::packet::{OpenError, PacketSocket};
-use crate::sys::ring::Ring;
+use crate::sys::ring::{Ring, SLOTS};
 
 /// One unbound socket for all ports of kind packet, or one bound socket for an uplink.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct PacketPorts {
 impl PacketPorts {
     /// Receives from and sends by `socket`.
     pub fn new(socket: Arc<PacketSocket>) -> Result<Self, OpenError> {
-        let ring = Ring::new(Arc::clone(&socket))?;
+        let ring = Ring::new(Arc::clone(&socket), SLOTS)?;
         Ok(Self { socket, ring, sender: Sender::new(), uplink: None, chosen: Vec::with_capacity(BATCH) })
     }
 

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::packet::{OpenError, PacketSocket};
 use crate::batch::{Batch, Source, VlanTag};
@@ -19,10 +20,12 @@ use crate::frame::{ETHERTYPE_VLAN, HEADROOM, OFFLOAD_HEADER};
 
 /// Bytes of a slot: an Ethernet frame of the usual MTU with all that stands before it.
 const SLOT: usize = 2048;
-/// Slots: 10 ms at 200,000 frames a second, 4 MB.
-const SLOTS: usize = 2048;
+/// Slots for a worker: 10 ms at 200,000 frames a second, 4 MB.
+pub const SLOTS: usize = 2048;
 /// Bytes that the kernel allocates as one piece.
 const BLOCK: usize = 1 << 16;
+/// Slots in one.
+const PER_BLOCK: usize = BLOCK / SLOT;
 /// Where the address of a frame stands in its slot.
 const ADDRESS: usize = size_of::<libc::tpacket2_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
 
@@ -35,11 +38,25 @@ struct Request {
     slot_count: u32,
 }
 
+/// A frame that was taken, beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its length, which may be more than there was room for. None: it is lost.
+    pub len: Option<usize>,
+    /// The interface that it came from.
+    pub ifindex: u32,
+    /// Its tag, which the kernel took out.
+    pub tag: Option<VlanTag>,
+    /// When the kernel received it: time since 1970.
+    pub at: Duration,
+}
+
 /// The ring of one socket.
 #[derive(Debug)]
 pub struct Ring {
     socket: Arc<PacketSocket>,
     memory: NonNull<u8>,
+    slots: usize,
     next: usize,
 }
 
@@ -47,8 +64,8 @@ pub struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Gives the socket a ring. Frames that came before stay in its queue and are lost.
-    pub fn new(socket: Arc<PacketSocket>) -> Result<Self, OpenError> {
+    /// Gives the socket a ring of so many slots, a multiple of [`PER_BLOCK`]. Frames that came before stay in its queue and are lost.
+    pub fn new(socket: Arc<PacketSocket>, slots: usize) -> Result<Self, OpenError> {
         socket
             .set(libc::SOL_PACKET, libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as i32)
             .map_err(|e| OpenError::Option("PACKET_VERSION", e))?;
@@ -57,9 +74,9 @@ impl Ring {
             .map_err(|e| OpenError::Option("PACKET_COPY_THRESH", e))?;
         let request = Request {
             block_size: BLOCK as u32,
-            block_count: (SLOT * SLOTS / BLOCK) as u32,
+            block_count: (slots / PER_BLOCK) as u32,
             slot_size: SLOT as u32,
-            slot_count: SLOTS as u32,
+            slot_count: slots as u32,
         };
         socket
             .set_plain(libc::PACKET_RX_RING, &request)
@@ -68,7 +85,7 @@ impl Ring {
         let memory = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                SLOT * SLOTS,
+                SLOT * slots,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 socket.as_fd().as_raw_fd(),
@@ -80,12 +97,12 @@ impl Ring {
             return Err(failed());
         }
         let memory = NonNull::new(memory.cast()).ok_or_else(failed)?;
-        Ok(Self { socket, memory, next: 0 })
+        Ok(Self { socket, memory, slots, next: 0 })
     }
 
     /// The slot that the kernel fills next.
     fn slot(&self) -> *mut u8 {
-        // SAFETY: `next` is below SLOTS, so the slot is inside the mapping.
+        // SAFETY: `next` is below `slots`, so the slot is inside the mapping.
         unsafe { self.memory.as_ptr().add(self.next * SLOT) }
     }
 
@@ -105,35 +122,42 @@ impl Ring {
     /// losses, when its queue had no room for them. `source` says what an interface's index is to the engine.
     pub fn receive(&mut self, batch: &mut Batch, source: fn(u32) -> Source) -> io::Result<()> {
         while !batch.is_full() {
-            let slot = self.slot();
-            let flags = self.status().load(Ordering::Acquire);
-            if flags & libc::TP_STATUS_USER == 0 {
-                break;
-            }
-            // SAFETY: the slot is ours until the status is given back: nobody writes to it.
-            let header = unsafe { slot.cast::<libc::tpacket2_hdr>().read() };
-            // SAFETY: a sockaddr_ll stands behind the header in every slot; it is plain data.
-            let address = unsafe { slot.add(ADDRESS).cast::<libc::sockaddr_ll>().read() };
             let Some(buffer) = batch.next_buffer() else { break };
-            let wire = &mut buffer[HEADROOM - OFFLOAD_HEADER..];
-            let taken = if flags & libc::TP_STATUS_COPY != 0 {
-                receive_long(&self.socket, wire, header.tp_len as usize)?
-            } else if header.tp_snaplen == header.tp_len {
-                // SAFETY: the slot is ours and `header` was read from it.
-                unsafe { copy_short(slot, &header, wire) }
-            } else {
-                None
-            };
-            match taken {
-                Some(len) => {
-                    batch.push(len, source(address.sll_ifindex.unsigned_abs()), tag(&header));
-                }
-                None => self.socket.miss(1),
+            let Some(taken) = self.take(&mut buffer[HEADROOM - OFFLOAD_HEADER..])? else { break };
+            if let Some(len) = taken.len {
+                batch.push(len, source(taken.ifindex), taken.tag);
             }
-            self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
-            self.next = (self.next + 1) % SLOTS;
         }
         Ok(())
+    }
+
+    /// Takes one frame, its offload header first, into `wire`, which has room for a slot at least, without waiting; none when none
+    /// is there. One that is lost, because the socket's queue had no room for it, is noted with the socket's losses.
+    pub fn take(&mut self, wire: &mut [u8]) -> io::Result<Option<Received>> {
+        let slot = self.slot();
+        let flags = self.status().load(Ordering::Acquire);
+        if flags & libc::TP_STATUS_USER == 0 {
+            return Ok(None);
+        }
+        // SAFETY: the slot is ours until the status is given back: nobody writes to it.
+        let header = unsafe { slot.cast::<libc::tpacket2_hdr>().read() };
+        // SAFETY: a sockaddr_ll stands behind the header in every slot; it is plain data.
+        let address = unsafe { slot.add(ADDRESS).cast::<libc::sockaddr_ll>().read() };
+        let len = if flags & libc::TP_STATUS_COPY != 0 {
+            receive_long(&self.socket, wire, header.tp_len as usize)?
+        } else if header.tp_snaplen == header.tp_len {
+            // SAFETY: the slot is ours and `header` was read from it.
+            unsafe { copy_short(slot, &header, wire) }
+        } else {
+            None
+        };
+        if len.is_none() {
+            self.socket.miss(1);
+        }
+        self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
+        self.next = (self.next + 1) % self.slots;
+        let at = Duration::new(header.tp_sec.into(), header.tp_nsec);
+        Ok(Some(Received { len, ifindex: address.sll_ifindex.unsigned_abs(), tag: tag(&header), at }))
     }
 }
 
@@ -192,6 +216,6 @@ fn tag(header: &libc::tpacket2_hdr) -> Option<VlanTag> {
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: the mapping was made in `new` with this length and nothing refers to it any more.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), SLOT * SLOTS) };
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), SLOT * self.slots) };
     }
 }

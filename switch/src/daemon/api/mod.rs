@@ -61,6 +61,7 @@ pub(super) fn router(daemon: Shared) -> Router {
         .route("/v1/trace", post(observe::trace))
         .route("/v1/trace/live", get(observe::live_trace))
         .route("/v1/capture", get(observe::capture))
+        .route("/v1/capture/{id}", delete(observe::capture_end))
         .route("/v1/mirrors", get(observe::mirrors).post(observe::mirror_add))
         .route("/v1/mirrors/{kind}/{from}/{to}", delete(observe::mirror_remove))
         .route("/v1/inspect", get(observe::inspect))
@@ -378,6 +379,7 @@ async fn events(State(daemon): State<Shared>) -> Response {
         observe::trace,
         observe::live_trace,
         observe::capture,
+        observe::capture_end,
         observe::mirrors,
         observe::mirror_add,
         observe::mirror_remove,

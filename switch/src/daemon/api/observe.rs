@@ -8,19 +8,18 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ctl::api;
+use tokio::sync::mpsc;
 
 use super::{Answer, Failure, Shared, change, read, read_up_to};
-use crate::daemon::capture::Encoder;
 use crate::daemon::inspect::InspectError;
 use crate::daemon::live_trace;
 use crate::engine;
-use crate::observe::capture::{Capture, Frames};
 use crate::observe::live::LiveTrace;
 
-/// How long captured frames gather before they are sent.
+/// How long traced frames gather before they are sent.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Longest body of a trace: recorded frames take two bytes for one.
@@ -100,73 +99,63 @@ pub(super) async fn live_trace(
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
 }
 
-/// A capture that ends when its reader does.
-struct Running {
+/// A capture that ends when its client does.
+struct Capturing {
     daemon: Shared,
-    world: Arc<engine::Shared>,
-    capture: Arc<Capture>,
-    encoder: Encoder,
-    spare: Frames,
+    id: u64,
+    pieces: mpsc::Receiver<Vec<u8>>,
 }
 
-impl Drop for Running {
+impl Drop for Capturing {
     fn drop(&mut self) {
-        let (daemon, capture) = (Arc::clone(&self.daemon), Arc::clone(&self.capture));
-        tokio::spawn(async move { daemon.lock().await.end_capture(&capture) });
-    }
-}
-
-impl Running {
-    /// What was captured since the last call, as soon as there is something; none at the end.
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        while !self.encoder.is_done() {
-            let closed = self.capture.is_closed();
-            let snapshot = self.world.snapshot.load_full();
-            let mut frames = self.capture.take(std::mem::take(&mut self.spare));
-            let bytes = self.encoder.encode(&snapshot, &frames, self.capture.counts());
-            frames.clear();
-            self.spare = frames;
-            if !bytes.is_empty() {
-                return Some(bytes);
-            }
-            if closed {
-                return None;
-            }
-            // Either: how soon is all that differs.
-            let _ = tokio::time::timeout(GATHER, self.capture.half_full()).await;
-        }
-        None
+        let (daemon, id) = (Arc::clone(&self.daemon), self.id);
+        tokio::spawn(async move { daemon.lock().await.end_capture(id) });
     }
 }
 
 #[utoipa::path(get, path = "/v1/capture", params(("capture" = api::CaptureSpec, Query)),
-    responses((status = 200, description = "Frames as they pass: pcapng, or a line each", content_type = "application/x-pcapng"),
+    responses((status = 200, description = "Frames as they pass: pcapng, or a line each", content_type = "application/x-pcapng",
+            headers(("capture-id" = u64, description = "Its number, to end it by"))),
         (status = 400, body = api::Problem)))]
 pub(super) async fn capture(
     State(daemon): State<Shared>,
     spec: Result<Query<api::CaptureSpec>, QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(spec) = spec.map_err(|e| Failure::invalid(e.body_text()))?;
-    let failed = || Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "no memory for a capture");
-    let (world, begun) = {
-        let mut daemon = daemon.lock().await;
-        (daemon.dataplane.shared(), daemon.begin_capture(&spec))
-    };
-    let capture = begun.map_err(|e| Failure::invalid(e.to_string()))?;
-    let Some(encoder) = Encoder::new(spec.format, capture.point, spec.count) else {
-        daemon.lock().await.end_capture(&capture);
-        return Err(failed());
-    };
-    let running = Running { daemon, world, capture, encoder, spare: Frames::default() };
-    let chunks = futures_util::stream::unfold(running, |mut running| async move {
-        let bytes = running.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(bytes)), running))
+    let begun = daemon.lock().await.begin_capture(&spec);
+    let (id, pieces) = begun.map_err(|e| match e.is_ours() {
+        true => Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", e.to_string()),
+        false => Failure::invalid(e.to_string()),
+    })?;
+    let capturing = Capturing { daemon, id, pieces };
+    let chunks = futures_util::stream::unfold(capturing, |mut capturing| async move {
+        let bytes = capturing.pieces.recv().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(bytes)), capturing))
     });
     let kind = match spec.format {
         api::CaptureFormat::Pcapng => "application/x-pcapng",
         api::CaptureFormat::Text => "text/plain; charset=utf-8",
     };
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(chunks)).into_response())
+    let head = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (HeaderName::from_static(api::CAPTURE_ID), id.into()),
+    ];
+    Ok((head, Body::from_stream(chunks)).into_response())
+}
+
+#[utoipa::path(delete, path = "/v1/capture/{id}", params(("id" = u64, Path)),
+    responses((status = 204, description = "Its client gets what was captured so far, and then the end"),
+        (status = 404, body = api::Problem)))]
+pub(super) async fn capture_end(
+    State(daemon): State<Shared>,
+    Path(id): Path<u64>,
+) -> Result<StatusCode, Failure> {
+    let ended = daemon.lock().await.end_capture(id);
+    let none =
+        || format!("no capture has the number {id}: it has ended by itself, or is of another run of swd");
+    ended
+        .then_some(StatusCode::NO_CONTENT)
+        .ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, "not-found", none()))
 }
 
 #[utoipa::path(get, path = "/v1/mirrors", responses((status = 200, body = Vec<api::MirrorState>)))]
