@@ -169,7 +169,7 @@ impl Worker {
                 }
                 if worked {
                     passes += 1;
-                    awake_until = now() + LINGER;
+                    awake_until = self.awake_until();
                 } else {
                     std::hint::spin_loop();
                 }
@@ -203,9 +203,16 @@ impl Worker {
                 }
             }
             if worked {
-                awake_until = now() + LINGER;
+                awake_until = self.awake_until();
             }
         }
+    }
+
+    /// Until when to look for another frame from now on. Not at all where who sent the last one waits for this CPU: he would be kept from
+    /// sending it, and waking a worker on its own CPU costs little.
+    fn awake_until(&self) -> Time {
+        let waits = self.fast.as_ref().is_some_and(|fast| fast.has_displaced_a_sender());
+        if waits { Time::ZERO } else { now() + LINGER }
     }
 
     /// Forwards what came by the packet socket; tells whether there was anything.

@@ -15,6 +15,7 @@
 //!
 //! Frames of connections to the outside and back are found and translated by the same two programs: see [`super::translate`].
 
+use super::epoch::RECEIVER;
 use super::offer::V6_HEADERS;
 use super::translate::{self, Side, Tables};
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
@@ -52,6 +53,7 @@ pub(super) mod stack {
 }
 
 pub(super) mod helper {
+    pub(in crate::fastpath) const GET_SMP_PROCESSOR_ID: i32 = 8;
     pub(in crate::fastpath) const SKB_STORE_BYTES: i32 = 9;
     pub(in crate::fastpath) const L3_CSUM_REPLACE: i32 = 10;
     pub(in crate::fastpath) const L4_CSUM_REPLACE: i32 = 11;
@@ -141,10 +143,22 @@ pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Optio
         a.label("connection");
         translate::look_up(&mut a, connections, words, Side::Ports, ("taken", "receive"));
     }
+    receive(&mut a, words);
+    a.finish()
+}
+
+/// The end of both kinds of filters: a worker receives the frame, and may know on which CPU.
+pub(super) fn receive(a: &mut Assembler, words: &Map) {
     a.label("receive");
+    a.look_up(words, stack::ZERO);
+    a.jump_if_equal(0, 0, "whole frame");
+    a.mov(FLOW, 0);
+    a.call(helper::GET_SMP_PROCESSOR_ID);
+    a.add_constant(0, 1);
+    a.store32(FLOW, 0, 4 * i16::from(RECEIVER));
+    a.label("whole frame");
     a.constant(0, -1);
     a.exit();
-    a.finish()
 }
 
 /// What a sniffer of a port receives: what the filter of the worker's socket, which has seen the frame already, has noted as the

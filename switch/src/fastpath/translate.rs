@@ -19,7 +19,9 @@
 //! segment longer than the way takes, and frames whose lengths contradict each other. A FIN is reported as it passes ([`Fin`]); if
 //! there is no room for the report, the worker receives it.
 
-use super::program::{CX, ETHERNET, FLOW, NEXT, NOTE, TO, begin, context, helper, load_ethernet, stack};
+use super::program::{
+    CX, ETHERNET, FLOW, NEXT, NOTE, TO, begin, context, helper, load_ethernet, receive, stack,
+};
 use nat::{ConnectionId, Direction};
 
 use crate::mac::Mac;
@@ -304,9 +306,7 @@ pub(super) fn uplink_filter(
     a.label("refused");
     a.constant(0, 0);
     a.exit();
-    a.label("receive");
-    a.constant(0, -1);
-    a.exit();
+    receive(&mut a, words);
     Some(a.finish())
 }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU32;
 
 use super::bpf::{Map, MapKind};
 
-/// Two words, in the one value of a mapped array.
-pub const COUNT: usize = 2;
+/// Words, in the one value of a mapped array: two cache lines of them.
+pub const COUNT: usize = 32;
 const BYTES: usize = COUNT * size_of::<u32>();
 
 /// The words, and the map by which programs have them.
