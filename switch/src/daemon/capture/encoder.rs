@@ -60,7 +60,8 @@ impl Encoder {
         self.left == Some(0)
     }
 
-    /// The frames in the order of their times, and what was lost among them, as bytes to send. `wall` is [`wall_offset`].
+    /// The frames in the order of their times, and what was lost among them, as bytes to send. `wall` is
+    /// [`crate::worker::wall_offset`].
     pub(super) fn encode(
         &mut self,
         snapshot: &Snapshot,
