@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use switch::journal::{file, record};
 use tests::http::{self, Http};
 use tests::netns::Namespace;
 use tests::process::{Background, ms, s, wait_until};
@@ -275,7 +276,7 @@ fn a_damaged_journal_is_refused_record_by_record() {
         site.start();
         restored(site)
     };
-    let place = |n: u64| 4096 + 176 * n;
+    let place = |n: usize| u64::try_from(file::PLACES + record::SIZE * n).expect("a small file");
     let flipped = restart(&mut world.site, &|file| {
         let mut byte = [0];
         file.read_exact_at(&mut byte, place(1) + 40).expect("read");
