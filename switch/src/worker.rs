@@ -2,8 +2,9 @@
 //!
 //! It runs to completion: poll, receive a batch, decide about each frame, send, settle. Every source gives one batch in its
 //! turn: an acknowledgement that waits behind a queue of data stops the sender of the data. After the last frame it looks for
-//! another for [`LINGER`], then sleeps in `epoll_wait` without a timeout, so an idle switch costs nothing. It takes no lock for longer than a look into a table, allocates
-//! nothing for a frame, and calls the kernel for batches only (but for TAP queues, which know no batches).
+//! another for [`LINGER`] unless its sender waits for this CPU, then sleeps in `epoll_wait` without a timeout, so an idle switch
+//! costs nothing. It takes no lock for longer than a look into a table, allocates nothing for a frame, and calls the kernel for
+//! batches only (but for TAP queues, which know no batches).
 
 use std::io;
 use std::os::fd::AsFd;
