@@ -215,6 +215,9 @@ pub(crate) struct NetworkAdd {
     /// Let ports talk to the gateway only, not to each other
     #[arg(long)]
     isolate_ports: bool,
+    /// Leave the network no way out, neither to the outside nor to the names that the host's resolvers know
+    #[arg(long)]
+    internal: bool,
     /// Do not hide connections to the outside behind the host's address
     #[arg(long)]
     no_masquerade: bool,
@@ -288,7 +291,7 @@ pub(crate) struct Attach {
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     ifname: Option<String>,
     #[command(flatten)]
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
 }
 
 #[derive(Args, Debug)]
@@ -365,9 +368,6 @@ impl ConnectionArgs {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
-    /// Publish a port of the host; may be given several times
-    #[arg(short = 'p', long = "publish", value_name = "[HOSTIP:]HOSTPORT:PORT[/tcp|/udp]", value_parser = run_publish)]
-    pub(crate) publish: Vec<(PublishedPorts, u16)>,
     /// Leave the command the host's /etc/resolv.conf, in place of one that names the gateway
     #[arg(long)]
     pub(crate) no_resolv_conf: bool,
@@ -394,6 +394,9 @@ pub(crate) struct Endpoint {
     /// Make the interface a TAP device that swd holds, in place of a veth pair
     #[arg(long)]
     tap: bool,
+    /// Publish ports of the host for as long as the container is attached; may be given several times
+    #[arg(short = 'p', long = "publish", value_name = "[HOSTIP:]PORT[-PORT]:PORT[/tcp|/udp]", value_parser = port_publish)]
+    pub(crate) publish: Vec<(PublishedPorts, u16)>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -446,6 +449,7 @@ impl NetworkAdd {
             gateways: self.gateways,
             mtu: self.mtu,
             isolate_ports: self.isolate_ports,
+            internal: self.internal,
             masquerade: !self.no_masquerade,
             mapping: self.mapping,
             filtering: self.filtering,
@@ -506,8 +510,8 @@ fn published_text(text: &str) -> Result<String, String> {
     spec::parse_published(text).map(|_| text.to_owned())
 }
 
-/// `[HOSTIP:]HOSTPORT:PORT[/protocol]`.
-fn run_publish(text: &str) -> Result<(PublishedPorts, u16), String> {
+/// `[HOSTIP:]HOSTPORT[-HOSTPORT]:PORT[/protocol]`.
+fn port_publish(text: &str) -> Result<(PublishedPorts, u16), String> {
     let (ports, protocol) = match text.rsplit_once('/') {
         Some((ports, protocol)) => (ports, format!("/{protocol}")),
         None => (text, String::new()),

@@ -348,6 +348,8 @@ pub struct Network {
     pub mtu: u32,
     /// Ports may not talk to each other, only to the gateway.
     pub isolate_ports: bool,
+    /// It has no way out.
+    pub internal: bool,
     /// Connections to the outside leave behind the host's address.
     pub masquerade: bool,
     /// Which of them share an external port.
@@ -374,6 +376,7 @@ impl Default for Network {
             gateways: Vec::new(),
             mtu: spec::DEFAULT_MTU,
             isolate_ports: false,
+            internal: false,
             masquerade: true,
             mapping: Mapping::default(),
             filtering: Filtering::default(),
@@ -395,6 +398,7 @@ impl Network {
             gateways: self.gateways.clone(),
             mtu: Some(self.mtu),
             isolate_ports: self.isolate_ports,
+            internal: self.internal,
             masquerade: self.masquerade,
             mapping: self.mapping,
             filtering: self.filtering,

@@ -369,6 +369,7 @@ mod tests {
             gateways: gateways.iter().map(|s| s.parse().unwrap()).collect(),
             mtu: None,
             isolate_ports: false,
+            internal: false,
             masquerade: true,
             mapping: Mapping::default(),
             filtering: Filtering::default(),

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::containers::{Containers, server};
 use crate::enclosure::{Enclosure, busybox};
 use crate::process::{Background, Output, run, s, wait_until};
 use crate::site::Site;
@@ -163,19 +164,13 @@ impl Engine {
     /// `docker run -d` of a container that answers HTTP on port 80 with its name.
     #[track_caller]
     pub fn serve(&self, name: &str, network: &str, options: &[&str]) -> String {
-        let script = format!("echo I am {name} > /index.html; exec httpd -f -p 80 -h /");
         let words = ["run", "-d", "--name", name, "--network", network];
-        self.docker(&[&words, options, &[IMAGE, "sh", "-c", &script]].concat())
+        self.docker(&[&words, options, &[IMAGE, "sh", "-c", &server(name)]].concat())
     }
 
     /// Runs a program beside the engine: where its folders are what the engine sees.
     pub fn run_beside(&self, words: &[&str]) -> Output {
         run(self.enclosure.command().args(words), PATIENCE)
-    }
-
-    /// Runs a command in a container.
-    pub fn try_exec(&self, container: &str, words: &[&str]) -> Output {
-        self.try_docker(&[&["exec", container], words].concat())
     }
 
     /// `docker inspect`.
@@ -201,6 +196,12 @@ impl Engine {
     /// What the engine wrote.
     pub fn log(&self) -> String {
         fs::read_to_string(self.file("dockerd.log")).unwrap_or_default()
+    }
+}
+
+impl Containers for Engine {
+    fn try_exec(&self, container: &str, words: &[&str]) -> Output {
+        self.try_docker(&[&["exec", container], words].concat())
     }
 }
 

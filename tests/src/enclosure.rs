@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::netns::Namespace;
 use crate::process::{Background, TIMEOUT, copy_program, ms, run, s, wait_until};
+use crate::site::Site;
 
 /// The namespaces, and the control groups of a name.
 #[derive(Debug)]
@@ -70,6 +71,33 @@ impl Enclosure {
             command.args(["-u", name]);
         }
         command
+    }
+}
+
+impl Enclosure {
+    /// Starts the site's swd inside: where it sees processes and files of namespaces as engines there do.
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    #[track_caller]
+    pub fn start_swd(&self, site: &mut Site) {
+        let words = self.enter();
+        site.start_by(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// Ends the site's swd, which is inside, by a signal.
+    ///
+    /// # Panics
+    /// When it does not end.
+    #[track_caller]
+    pub fn stop_swd(&self, site: &mut Site, signal: Signal) {
+        // By the process id that swd knows of itself: what was started outside is `nsenter`.
+        let lock = site.runtime_dir().join(format!("{}.lock", site.name()));
+        let pid = fs::read_to_string(lock).expect("swd's lock");
+        let number = (signal as i32).to_string();
+        run(self.command().args(["kill", "-s", &number, pid.trim()]), TIMEOUT).ok();
+        wait_until("swd has ended", s(10), || !site.alive());
+        site.kill();
     }
 }
 

@@ -5,6 +5,7 @@
 //! watches what leaves the host.
 
 pub mod captured;
+pub mod containers;
 pub mod crowd;
 pub mod dhcp;
 pub mod docker;
@@ -17,9 +18,11 @@ pub mod names;
 pub mod netns;
 pub mod noise;
 pub mod outside;
+pub mod podman;
 pub mod process;
 pub mod raw;
 pub mod resolved;
+pub mod runc;
 pub mod site;
 pub mod soak;
 pub mod ssh;

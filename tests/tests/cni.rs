@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::thread;
 
 use serde_json::{Value, json};
+use tests::containers::attached;
 use tests::names::addresses;
 use tests::netns::Namespace;
 use tests::outside::Outside;
@@ -42,10 +43,6 @@ fn failed(output: &Output) -> (u64, String) {
     assert!(!output.status.success(), "{output}");
     let error = output.json();
     (error["code"].as_u64().expect("a code"), error["msg"].as_str().expect("words").to_owned())
-}
-
-fn attached(site: &Site) -> Vec<Value> {
-    site.rows(&["port", "ls"]).into_iter().filter(|p| p["kind"] != "host").collect()
 }
 
 #[test]

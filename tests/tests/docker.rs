@@ -2,14 +2,15 @@
 //! of either side; afterwards nothing is left.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tests::containers::{Containers, a_thousand_ports_cost_little, attached, nothing_is_left};
 use tests::docker::{Engine, IMAGE, plugins};
 use tests::netns::Namespace;
 use tests::outside::Outside;
-use tests::process::{TIMEOUT, ms, run, s, wait_for, wait_for_answer, wait_until};
+use tests::process::{TIMEOUT, run, s, wait_for, wait_for_answer, wait_until};
 use tests::site::{Site, heavy};
 
 /// A host with swd, an outside and an engine. What is dropped first comes last.
@@ -23,32 +24,6 @@ fn world(engine: &[&str]) -> (Site, Outside, Engine) {
     (site, wan, engine)
 }
 
-/// What a container says when it is asked from another one.
-fn ask_from(engine: &Engine, container: &str, address: &str) -> Result<String, String> {
-    // Debian's wget of busybox has no patience of its own: it crashes when it is given any.
-    let words = ["timeout", "5", "wget", "-q", "-O", "-", &format!("http://{address}/")];
-    let out = engine.try_exec(container, &words);
-    if out.status.success() { Ok(out.stdout.trim().to_owned()) } else { Err(out.stderr) }
-}
-
-fn pings(engine: &Engine, container: &str, whom: &str) -> bool {
-    engine.try_exec(container, &["ping", "-c1", "-W1", whom]).status.success()
-}
-
-/// Neither interface, lease, publish nor connection.
-#[track_caller]
-fn nothing_is_left(site: &Site) {
-    let ports = || site.rows(&["port", "ls"]).into_iter().filter(|p| p["kind"] != "host").count();
-    wait_until("no port is left", s(10), || ports() == 0);
-    assert_eq!(site.rows(&["published"]), Vec::<Value>::new(), "publishes are left");
-    assert_eq!(site.ctl(&["conntrack", "count"]).trim(), "0", "connections are left");
-    for network in site.rows(&["network", "ls"]) {
-        assert_eq!(network["leases"], 0, "{network}");
-    }
-    let left = |ns: &Namespace| ns.links().into_iter().filter(|l| l.starts_with("ep-")).collect::<Vec<_>>();
-    assert_eq!((left(&site.host), left(&site.switch())), (Vec::new(), Vec::new()), "interfaces are left");
-}
-
 #[test]
 fn containers_are_reached_by_name_by_address_and_by_their_published_ports() {
     let (site, wan, engine) = world(&[]);
@@ -58,18 +33,12 @@ fn containers_are_reached_by_name_by_address_and_by_their_published_ports() {
     let one = engine.address("one", "web", "IPAddress");
     assert!(one.starts_with("172.20.0."), "{one}");
     for whom in [one.as_str(), "one", "shop", "172.20.0.1"] {
-        assert!(pings(&engine, "two", whom), "{whom} does not answer:\n{}", engine.log());
+        assert!(engine.pings("two", whom), "{whom} does not answer:\n{}", engine.log());
     }
-    wait_for_answer("I am one", || ask_from(&engine, "two", "one"));
-    for from in [&wan as &Namespace, &site.host] {
-        assert_eq!(from.http("172.16.0.2:5000").as_deref(), Ok("I am one"));
-    }
-    assert_eq!(site.host.http("127.0.0.1:5000").as_deref(), Ok("I am one"));
-    for container in ["two", "one"] {
-        assert_eq!(ask_from(&engine, container, "172.16.0.2:5000").as_deref(), Ok("I am one"), "{container}");
-    }
+    wait_for_answer("I am one", || engine.ask("two", "one"));
+    engine.reach_published(&site, &wan, 5000, "I am one", &["two", "one"]);
     // Masquerade: nobody outside sees an inside address, which the watch holds.
-    assert!(pings(&engine, "two", "172.16.0.1"));
+    assert!(engine.pings("two", "172.16.0.1"));
     let endpoint = engine.inspect("one");
     let endpoint = endpoint["NetworkSettings"]["Networks"]["web"]["EndpointID"].as_str().expect("an id");
     let port = site.port(&format!("ep-{}", &endpoint[..10]));
@@ -106,7 +75,7 @@ fn networks_are_as_docker_asked_for_them() {
     let outside = engine.docker(&["exec", "other", "ip", "-6", "route", "show", "default"]);
     assert!(outside.contains("fd00:20::1"), "{outside}");
     for whom in ["172.20.7.7", "fd00:20::77", "172.16.0.1", "2001:db8::1"] {
-        assert!(pings(&engine, "other", whom), "{whom}");
+        assert!(engine.pings("other", whom), "{whom}");
     }
     let taken = engine.try_docker(&["run", "--rm", "--network", "dual", "--ip", "172.20.7.7", IMAGE, "true"]);
     assert!(taken.stderr.contains("Address already in use"), "{taken}");
@@ -114,21 +83,22 @@ fn networks_are_as_docker_asked_for_them() {
     // A second network, live, and gone again.
     engine.network("back", &["--subnet", "172.21.0.0/16", "-o", "prefix=back"]);
     run("db", "back", &[]);
-    assert!(!pings(&engine, "other", "db"), "networks are closed to each other");
+    assert!(!engine.pings("other", "db"), "networks are closed to each other");
     engine.docker(&["network", "connect", "back", "other"]);
-    assert!(pings(&engine, "other", "db") && pings(&engine, "other", "chosen"));
+    assert!(engine.pings("other", "db") && engine.pings("other", "chosen"));
     assert!(engine.docker(&["exec", "other", "ip", "link"]).contains("back0"), "the interface's name");
     engine.docker(&["network", "disconnect", "back", "other"]);
-    assert!(!pings(&engine, "other", "db") && pings(&engine, "other", "chosen"));
+    assert!(!engine.pings("other", "db") && engine.pings("other", "chosen"));
 
     // No way out, and ports are not published.
     engine.network("inner", &["--subnet", "172.22.0.0/16", "--internal"]);
-    run("hidden", "inner", &["--cap-add", "NET_ADMIN"]);
+    run("hidden", "inner", &["--cap-add", "NET_ADMIN", "-p", "5000:80"]);
     run("beside", "inner", &[]);
-    assert!(pings(&engine, "beside", "hidden"));
-    assert!(!pings(&engine, "hidden", "172.16.0.1"));
+    assert!(engine.pings("beside", "hidden"));
+    assert_eq!(site.rows(&["published"]), Vec::<Value>::new(), "nothing of it is published");
+    assert!(!engine.pings("hidden", "172.16.0.1"));
     engine.docker(&["exec", "hidden", "ip", "route", "add", "default", "via", "172.22.0.1"]);
-    assert!(!pings(&engine, "hidden", "172.16.0.1"), "a route of its own must not help");
+    assert!(!engine.pings("hidden", "172.16.0.1"), "a route of its own must not help");
     assert!(site.drops("prohibited") > 0);
 
     // Containers that may not talk to each other.
@@ -136,7 +106,7 @@ fn networks_are_as_docker_asked_for_them() {
         .network("apart", &["--subnet", "172.23.0.0/16", "-o", "com.docker.network.bridge.enable_icc=false"]);
     run("left", "apart", &[]);
     run("right", "apart", &[]);
-    assert!(pings(&engine, "left", "172.16.0.1") && !pings(&engine, "left", "right"));
+    assert!(engine.pings("left", "172.16.0.1") && !engine.pings("left", "right"));
 
     for (options, said) in [
         (
@@ -173,7 +143,7 @@ fn docker_shares_a_network_and_its_addresses_with_others() {
         .collect();
     assert_eq!(addresses, ["172.18.0.2", "172.18.0.4", "172.18.0.5"], "one after the other, .3 is taken");
     attached.ping("172.18.0.2");
-    assert!(pings(&engine, "aa", "172.18.0.3") && pings(&engine, "aa", "bb"));
+    assert!(engine.pings("aa", "172.18.0.3") && engine.pings("aa", "bb"));
     let taken = engine.try_docker(&["run", "--rm", "--network", "lan", "--ip", "172.18.0.3", IMAGE, "true"]);
     assert!(taken.stderr.contains("172.18.0.3 is another container's"), "{taken}");
     engine.remove(&["aa", "bb", "cc"]);
@@ -208,7 +178,7 @@ fn restarts_of_either_side_leave_containers_alone() {
     site.start();
     wait_for_answer("I am one", || wan.http("172.16.0.2:5000"));
     engine.start_daemon();
-    assert!(pings(&engine, "two", "one"), "names, after the restart:\n{}", engine.log());
+    assert!(engine.pings("two", "one"), "names, after the restart:\n{}", engine.log());
     assert_eq!(site.terminate(), 0);
     let refused = engine.try_docker(&["network", "inspect", "web"]);
     assert!(refused.status.success(), "Docker lives without swd: {refused}");
@@ -218,7 +188,7 @@ fn restarts_of_either_side_leave_containers_alone() {
     wait_for_answer("I am three", || wan.http("172.16.0.2:5001"));
     engine.kill_daemon();
     engine.start_daemon();
-    wait_for_answer("I am one", || ask_from(&engine, "three", "one"));
+    wait_for_answer("I am one", || engine.ask("three", "one"));
     engine.remove(&["one", "two", "three"]);
     nothing_is_left(&site);
     // A container that ends by itself leaves nothing either, and comes back with 'docker start'.
@@ -240,7 +210,7 @@ fn containers_come_back_with_their_engine() {
     engine.network("web", &["--subnet", "172.20.0.0/16"]);
     engine.serve("one", "web", &["-p", "5000:80", "--restart", "always", "--stop-signal", "KILL"]);
     let ports = || {
-        let rows = site.rows(&["port", "ls"]).into_iter().filter(|p| p["kind"] != "host");
+        let rows = attached(&site).into_iter();
         rows.map(|p| p["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
     };
     wait_for_answer("I am one", || wan.http("172.16.0.2:5000"));
@@ -277,7 +247,7 @@ fn the_other_modes_of_docker() {
 
     engine.serve("one", "web", &["-p", "5000:80"]);
     engine.docker(&["run", "-d", "--name", "beside", "--network", "container:one", IMAGE, "sleep", "1000"]);
-    wait_for_answer("I am one", || ask_from(&engine, "beside", "127.0.0.1"));
+    wait_for_answer("I am one", || engine.ask("beside", "127.0.0.1"));
     assert_eq!(
         engine.docker(&["exec", "beside", "ip", "-o", "-4", "addr", "show", "eth0"]),
         engine.docker(&["exec", "one", "ip", "-o", "-4", "addr", "show", "eth0"])
@@ -285,11 +255,11 @@ fn the_other_modes_of_docker() {
 
     let marked = format!(": {}; sleep 1000; :", site.name());
     engine.docker(&["run", "-d", "--name", "none", "--network", "none", IMAGE, "sh", "-c", &marked]);
-    assert!(!pings(&engine, "none", "172.18.0.1"), "it has nothing but loopback");
+    assert!(!engine.pings("none", "172.18.0.1"), "it has nothing but loopback");
     // Docker knows it by its number in the engine's process namespace; swd is outside of that.
     let pid = wait_for("the container's process", s(5), || process_with(&marked));
     site.ctl(&["attach", &pid, "--name", "none"]);
-    assert!(pings(&engine, "none", "172.18.0.1") && pings(&engine, "none", "172.16.0.1"));
+    assert!(engine.pings("none", "172.18.0.1") && engine.pings("none", "172.16.0.1"));
     engine.remove(&["host", "one", "beside", "none"]);
     nothing_is_left(&site);
 }
@@ -304,34 +274,21 @@ fn process_with(script: &str) -> Option<String> {
     })
 }
 
-/// How much longer `docker run` may take with a thousand ports.
-const FOR_A_THOUSAND: Duration = ms(500);
-
 #[test]
 fn ports_are_published_by_the_thousand_and_refused_clearly() {
     // The time that it takes is looked at.
     let _heavy = heavy();
     let (site, wan, engine) = world(&[]);
     engine.network("web", &["--subnet", "172.20.0.0/16", "--ipv6", "--subnet", "fd00:20::/64"]);
-    let timed = |options: &[&str]| {
+    let ranges = ["-p", "5000-5999:80-1079", "-p", "5000-5999:80-1079/udp"];
+    a_thousand_ports_cost_little("docker run, ports of TCP and of UDP", |with| {
         let start = Instant::now();
-        engine.serve("one", "web", options);
+        engine.serve("one", "web", if with { &ranges } else { &[] });
         let took = start.elapsed();
         wait_for_answer("I am one", || site.host.http(&engine.address("one", "web", "IPAddress")));
+        engine.remove(&["one"]);
         took
-    };
-    let ranges = ["-p", "5000-5999:80-1079", "-p", "5000-5999:80-1079/udp"];
-    // The shorter of two: the first container of an engine takes longer.
-    let [without, with] = [&[][..], &ranges].map(|options| {
-        let once = || {
-            let took = timed(options);
-            engine.remove(&["one"]);
-            took
-        };
-        once().min(once())
     });
-    println!("docker run: {without:?}; with 1,000 ports of TCP and of UDP: {with:?}");
-    assert!(with < without + FOR_A_THOUSAND, "{without:?}; with 1,000 ports of TCP and of UDP: {with:?}");
     engine.serve("one", "web", &ranges);
     wait_for_answer("I am one", || wan.http("172.16.0.2:5000"));
     let mut names: Vec<_> =

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
+use tests::containers::Containers;
 use tests::docker::{Engine, IMAGE};
 use tests::netns::Namespace;
 use tests::outside::Outside;
@@ -74,10 +75,6 @@ fn ctl(engine: &Engine, words: &[&str]) -> String {
     engine.try_exec("swd", &[&["swctl"], words].concat()).ok().stdout
 }
 
-fn pings(engine: &Engine, container: &str, whom: &str) -> bool {
-    engine.try_exec(container, &["ping", "-c1", "-W1", whom]).status.success()
-}
-
 fn serves_the_host(privileges: &[&str]) {
     let (site, wan, engine) = world();
     let command = ["run", "-d", "--name", "swd"];
@@ -96,7 +93,7 @@ fn serves_the_host(privileges: &[&str]) {
     serve("db");
     ctl(&engine, &["publish", "5000", "172.18.0.2:80"]);
     let works = |from: &str| {
-        assert!(pings(&engine, "web", "172.18.0.3") && pings(&engine, "web", "172.16.0.1"), "{from}");
+        assert!(engine.pings("web", "172.18.0.3") && engine.pings("web", "172.16.0.1"), "{from}");
         for ns in [&wan as &Namespace, &site.host] {
             wait_for_answer("I am web", || ns.http("172.16.0.2:5000"));
         }

@@ -75,6 +75,9 @@ pub struct Network {
     pub mtu: u32,
     /// Ports may not talk to each other, only to the gateway.
     pub isolate_ports: bool,
+    /// It has no way out: neither to the outside nor to names that others are asked for.
+    #[serde(default)]
+    pub internal: bool,
     /// Connections to the outside leave behind the host's address.
     pub masquerade: bool,
     /// Which of them share an external port.
@@ -124,6 +127,9 @@ pub struct NetworkSpec {
     /// Ports may not talk to each other, only to the gateway.
     #[serde(default)]
     pub isolate_ports: bool,
+    /// No way out: neither to the outside nor to names that others are asked for, and nothing of it is published.
+    #[serde(default)]
+    pub internal: bool,
     /// Connections to the outside leave behind the host's address.
     #[serde(default = "yes")]
     pub masquerade: bool,

@@ -71,6 +71,7 @@ fn a_network_with_nothing_but_a_subnet() {
             gateways: vec![],
             mtu: None,
             isolate_ports: false,
+            internal: false,
             masquerade: true,
             mapping: Mapping::default(),
             filtering: Filtering::default(),
@@ -92,6 +93,18 @@ fn options_of_attach() {
     let spec = attach.spec().unwrap();
     assert_eq!(spec.addresses, ["10.1.0.7".parse::<IpAddr>().unwrap(), "fd00::7".parse().unwrap()]);
     assert_eq!((spec.netns.as_str(), spec.ifname.as_deref(), spec.tap), ("c1", Some("eth1"), true));
+}
+
+#[test]
+fn what_is_published_with_a_port_is_a_port_or_a_range() {
+    let Command::Attach(attach) = command("swctl attach c1 -p 127.0.0.1:5000:80 -p 6000-6009:60/udp") else {
+        panic!()
+    };
+    let ranges: Vec<_> =
+        attach.endpoint.publish.iter().map(|(p, target)| (p.first, p.last, *target)).collect();
+    assert_eq!(ranges, [(5000, 5000, 80), (6000, 6009, 60)]);
+    let mistake = error("swctl attach c1 -p 5000").render().to_string();
+    assert!(mistake.contains("write HOSTPORT:PORT, for example 8080:80"), "{mistake}");
 }
 
 #[test]

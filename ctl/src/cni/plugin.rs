@@ -74,11 +74,7 @@ impl Wanted {
             tap: false,
         };
         let (mappings, limits) = (config.mappings()?, config.limits()?);
-        let network = (!config.subnets.is_empty()).then(|| {
-            let spec = serde_json::json!({ "name": config.network, "subnets": config.subnets });
-            serde_json::from_value(spec).map_err(|e| Failure::config(e.to_string()))
-        });
-        Ok(Self { attach, network: network.transpose()?, limits, mappings })
+        Ok(Self { attach, network: config.network()?, limits, mappings })
     }
 }
 

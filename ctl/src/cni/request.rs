@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::outcome::{Failure, SUPPORTED};
-use crate::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, PortChange, Rate, Transport, Unit};
+use crate::api::{DEFAULT_NETWORK, DEFAULT_SOCKET, NetworkSpec, PortChange, Rate, Transport, Unit};
 use crate::mapping::PortMapping;
 use crate::rate::{LEAST_BITS, MOST};
 use crate::spec;
@@ -89,6 +89,15 @@ pub struct Config {
     /// To make the network where it is missing.
     #[serde(default)]
     pub(super) subnets: Vec<IpNet>,
+    /// Of a network made so: it has no way out.
+    #[serde(default)]
+    internal: bool,
+    /// Of a network made so: containers reach the gateway, but not each other.
+    #[serde(default)]
+    isolate_ports: bool,
+    /// Of a network made so: largest IP packet in bytes.
+    #[serde(default)]
+    mtu: Option<u32>,
     /// For the container's resolver.
     #[serde(default)]
     pub(super) dns: Option<Value>,
@@ -196,6 +205,24 @@ impl Config {
             )));
         }
         Ok(config)
+    }
+
+    /// The network, should it be missing; none where the configuration does not say what it is like.
+    pub(super) fn network(&self) -> Result<Option<NetworkSpec>, Failure> {
+        if self.subnets.is_empty() {
+            return match self.internal || self.isolate_ports || self.mtu.is_some() {
+                true => Err(Failure::config(
+                    "internal, isolatePorts and mtu are of a network that is made: name its subnets, too"
+                        .into(),
+                )),
+                false => Ok(None),
+            };
+        }
+        let spec = json!({
+            "name": self.network, "subnets": self.subnets, "internal": self.internal, "isolate_ports": self.isolate_ports,
+            "mtu": self.mtu,
+        });
+        serde_json::from_value(spec).map(Some).map_err(|e| Failure::config(e.to_string()))
     }
 
     /// Addresses that the runtime or the user asks for.
@@ -334,6 +361,21 @@ mod tests {
             (mapped[1].protocol, mapped[1].host_ip),
             (Transport::Udp, Some("127.0.0.1".parse().unwrap()))
         );
+    }
+
+    #[test]
+    fn what_a_network_is_like_needs_its_subnets() {
+        let network = |more: &str| config(more).unwrap().network();
+        assert!(network("").unwrap().is_none());
+        let made = network(
+            r#","network":"web","subnets":["10.0.0.0/24"],"internal":true,"isolatePorts":true,"mtu":1400"#,
+        );
+        let made = made.unwrap().unwrap();
+        assert_eq!((made.name.as_str(), made.mtu), ("web", Some(1400)));
+        assert!(made.internal && made.isolate_ports && made.masquerade && made.dns);
+        for alone in [r#","internal":true"#, r#","isolatePorts":true"#, r#","mtu":1400"#] {
+            assert_eq!(network(alone).unwrap_err().code(), 7, "{alone}");
+        }
     }
 
     #[test]

@@ -88,6 +88,7 @@ fn show(network: &Network) -> String {
         ("Mapping", network.mapping.name().to_owned()),
         ("Filtering", network.filtering.name().to_owned()),
         ("Isolated ports", yes_no(network.isolate_ports)),
+        ("Internal", yes_no(network.internal)),
         ("Leases", network.leases.to_string()),
         ("Ports", table::list(&network.ports)),
     ])

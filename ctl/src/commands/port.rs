@@ -9,7 +9,7 @@ use jiff::Unit;
 
 use crate::{
     cli,
-    commands::limits,
+    commands::{limits, publish},
     output::Format,
     table::{self, Column, Table},
 };
@@ -29,8 +29,15 @@ pub(crate) async fn run(client: &Client, format: Format, command: cli::Port) -> 
 
 /// `swctl attach`.
 pub(crate) async fn attach(client: &Client, format: Format, attach: cli::Attach) -> anyhow::Result<()> {
+    let publish = attach.endpoint.publish.clone();
     let spec = attach.spec().context("cannot read the working directory")?;
-    format.print(&client.attach(&spec).await?, attached)
+    let port = client.attach(&spec).await?;
+    if let Err(e) = publish::for_port(client, &port, &publish).await {
+        // All or nothing; what was published goes with the port.
+        let _ = client.detach(&port.name).await;
+        return Err(e);
+    }
+    format.print(&port, attached)
 }
 
 /// `swctl stats`: of all ports, or of one.

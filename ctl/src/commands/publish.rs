@@ -1,8 +1,10 @@
 //! `swctl publish`, `unpublish`, `published`.
 
+use anyhow::bail;
 use ctl::{
-    api::{PublishSpec, Published},
+    api::{Port, PublishSpec, Published},
     client::Client,
+    spec::PublishedPorts,
 };
 
 use crate::{
@@ -13,6 +15,32 @@ use crate::{
 /// `swctl publish`.
 pub(crate) async fn publish(client: &Client, format: Format, spec: &PublishSpec) -> anyhow::Result<()> {
     format.print(&client.publish(spec).await?, |p| format!("{} leads to {}\n", p.name, target(p)))
+}
+
+/// Publishes ports of the host for a container, from the one given on, for as long as it is attached.
+pub(crate) async fn for_port(
+    client: &Client,
+    port: &Port,
+    publish: &[(PublishedPorts, u16)],
+) -> anyhow::Result<()> {
+    for (PublishedPorts { host_ip, first, last, protocol }, target) in publish {
+        let v4 = host_ip.is_none_or(|ip| ip.is_ipv4());
+        let address = port.addresses.iter().map(|a| a.addr()).find(|a| a.is_ipv4() == v4);
+        let address = address.or_else(|| port.addresses.first().map(|a| a.addr()));
+        let Some(target_ip) = address else { bail!("{} has no address to publish a port for", port.name) };
+        let spec = PublishSpec {
+            host_ip: *host_ip,
+            host_port: *first,
+            host_port_end: Some(*last),
+            protocol: *protocol,
+            target_ip,
+            target_port: *target,
+            from: Vec::new(),
+            port: Some(port.name.clone()),
+        };
+        client.publish(&spec).await?;
+    }
+    Ok(())
 }
 
 /// `swctl published`.

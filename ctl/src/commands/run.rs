@@ -18,26 +18,23 @@ use std::{
     process::{self, Child, ExitCode, ExitStatus},
 };
 
-use anyhow::{Context, bail};
-use ctl::{
-    api::{Port, PublishSpec},
-    client::Client,
-    spec::PublishedPorts,
-};
+use anyhow::Context;
+use ctl::client::Client;
 
 pub(crate) use self::{child::become_command, names::Settings};
 use self::{
     namespace::Namespace,
     signals::{Signal, Signals},
 };
-use crate::{cli, table};
+use crate::{cli, commands::publish, table};
 
 /// What shells add to the number of the signal that killed a command.
 const SIGNALLED: i32 = 128;
 
 /// `swctl run`: the exit code is that of the command.
 pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCode> {
-    let cli::Run { mut endpoint, publish, no_resolv_conf, command } = run;
+    let cli::Run { mut endpoint, no_resolv_conf, command } = run;
+    let published = endpoint.publish.clone();
 
     // First of all: from here on a signal leads to the cleaning up.
     let mut signals = Signals::catch().context("cannot handle signals")?;
@@ -52,16 +49,8 @@ pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCo
             return Ok(killed_by(signal));
         }
     };
-    let mut published = Vec::new();
-    let mut refused = None;
-    for (ports, target) in publish {
-        match publish_port(client, &port, ports, target).await {
-            Ok(name) => published.push(name),
-            Err(e) => refused = Some(e),
-        }
-    }
-    if let Some(e) = refused {
-        take_back(client, &published, &name).await;
+    if let Err(e) = publish::for_port(client, &port, &published).await {
+        detach(client, &name).await;
         return Err(e);
     }
 
@@ -74,42 +63,12 @@ pub(crate) async fn run(client: &Client, run: cli::Run) -> anyhow::Result<ExitCo
         Ok(child) => supervise(child, &mut signals).await.map(exit_code),
         Err(e) => Err(e).context("cannot start a process"),
     };
-    take_back(client, &published, &name).await;
+    detach(client, &name).await;
     code
 }
 
-/// Publishes a port of the host for a container; tells its name.
-async fn publish_port(
-    client: &Client,
-    port: &Port,
-    ports: PublishedPorts,
-    target: u16,
-) -> anyhow::Result<String> {
-    let PublishedPorts { host_ip, first, last, protocol } = ports;
-    let v4 = host_ip.is_none_or(|ip| ip.is_ipv4());
-    let address = port.addresses.iter().map(|a| a.addr()).find(|a| a.is_ipv4() == v4);
-    let address = address.or_else(|| port.addresses.first().map(|a| a.addr()));
-    let Some(target_ip) = address else { bail!("{} has no address to publish a port for", port.name) };
-    let spec = PublishSpec {
-        host_ip,
-        host_port: first,
-        host_port_end: Some(last),
-        protocol,
-        target_ip,
-        target_port: target,
-        from: Vec::new(),
-        port: None,
-    };
-    Ok(client.publish(&spec).await?.name)
-}
-
-/// Takes the publishes back and the interface away.
-async fn take_back(client: &Client, published: &[String], name: &str) {
-    for publish in published {
-        if let Err(e) = client.unpublish(publish).await {
-            eprintln!("warning: cannot unpublish {publish}: {}", table::printable(&e.to_string()));
-        }
-    }
+/// Takes the interface away, and what was published for it along.
+async fn detach(client: &Client, name: &str) {
     match client.detach(name).await {
         Err(e) if !e.is_not_found() => {
             // The command's exit code matters more; and swd itself finds out that the namespace is gone.

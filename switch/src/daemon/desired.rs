@@ -1,8 +1,7 @@
-//! What the user wants: networks, ports, static MACs. Pure: edits are checked here, and carried out by
-//! [`super::apply`].
+//! What the user wants: networks, ports, static MACs. Pure: edits are checked here, and carried out by [`super::apply`].
 //!
-//! It is what the state file holds, and what the daemon makes of the kernel at every start. Leases are the addresses of
-//! attached ports, and go with them.
+//! It is what the state file holds, and what the daemon makes of the kernel at every start. Leases are the addresses of attached ports,
+//! and go with them.
 
 mod addresses;
 pub mod docker;
@@ -79,6 +78,9 @@ pub struct Network {
     pub mtu: u32,
     /// Ports may talk to the gateway only.
     pub isolate_ports: bool,
+    /// No way out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
     /// Connections to the outside leave behind the host's address.
     pub masquerade: bool,
     /// Which of them share an external port.
@@ -237,6 +239,7 @@ impl Desired {
             gateway_mac: Mac::from_seed(format!("{instance}/{name}").as_bytes()),
             mtu: checked.mtu,
             isolate_ports: spec.isolate_ports,
+            internal: spec.internal,
             masquerade: spec.masquerade,
             mapping: spec.mapping,
             filtering: spec.filtering,

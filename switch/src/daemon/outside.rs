@@ -264,8 +264,8 @@ impl Daemon {
             snapshot.leases.extend(addresses.iter().map(|a| ((network, a.addr()), live.id)));
         }
         snapshot.policy = self.policy();
-        let internal = self.desired.docker.values().filter(|d| d.internal);
-        snapshot.internal = internal.filter_map(|d| self.live.network(&d.network)).collect();
+        let internal = self.desired.networks.iter().filter(|(_, n)| n.internal);
+        snapshot.internal = internal.filter_map(|(name, _)| self.live.network(name)).collect();
         snapshot.names = Arc::new(self.names(&mut snapshot.services));
         snapshot.addressing = Arc::new(self.addressing(&mut snapshot.services));
         snapshot.observers = self.observers(&snapshot);

@@ -53,12 +53,17 @@ impl Desired {
         let has = |(subnet, gateway): &(IpNet, IpAddr)| {
             subnet.contains(&spec.target_ip) && *gateway != spec.target_ip
         };
-        let Some((network, _)) = self.networks.iter().find(|(_, n)| n.gateways.iter().any(has)) else {
+        let Some((network, of)) = self.networks.iter().find(|(_, n)| n.gateways.iter().any(has)) else {
             return Err(wrong(format!(
                 "{} is not a container's address in any network ('swctl network ls' lists them)",
                 spec.target_ip
             )));
         };
+        if of.internal {
+            return Err(wrong(format!(
+                "network {network} is internal, so nothing of it can be published; attach the container to another one, too"
+            )));
+        }
         let new = Publish {
             host,
             first: spec.host_port,

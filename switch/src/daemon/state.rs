@@ -183,6 +183,7 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Desired), Unreadable> {
         return Err(Unreadable::Damaged(serde::de::Error::custom(missing)));
     }
     state.take_over_allowed();
+    state.take_over_internal();
     Ok((serial, state))
 }
 

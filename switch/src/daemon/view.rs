@@ -78,6 +78,7 @@ impl Daemon {
             gateway_mac: network.gateway_mac.to_string(),
             mtu: network.mtu,
             isolate_ports: network.isolate_ports,
+            internal: network.internal,
             masquerade: network.masquerade,
             mapping: network.mapping,
             filtering: network.filtering,

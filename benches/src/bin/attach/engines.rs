@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 use benches::attempt::go_on;
 use benches::machine::first_line;
+use tests::containers::Containers;
 use tests::crowd::at_once;
 use tests::docker::{Engine, IMAGE, plugins};
 use tests::netns::Namespace;

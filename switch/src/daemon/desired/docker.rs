@@ -23,7 +23,8 @@ pub struct DockerNetwork {
     pub network: String,
     /// Made for Docker, and goes with it; else Docker was let into one that was there before.
     pub made: bool,
-    /// Has no way out.
+    /// The network has no way out, as an earlier swd kept it; now [`Network`] does.
+    #[serde(default, skip_serializing)]
     pub internal: bool,
     /// What names of interfaces in containers begin with.
     pub prefix: String,
@@ -84,6 +85,15 @@ pub fn check_id(id: &str) -> Result<(), EditError> {
 }
 
 impl Desired {
+    /// Networks that an earlier swd has kept as internal with what Docker knows of them.
+    pub(crate) fn take_over_internal(&mut self) {
+        for known in self.docker.values_mut() {
+            if let Some(network) = self.networks.get_mut(&known.network) {
+                network.internal |= std::mem::take(&mut known.internal);
+            }
+        }
+    }
+
     /// A network of Docker's, and what it is here.
     ///
     /// # Errors
@@ -245,6 +255,14 @@ mod tests {
         for bad in ["", "short", "../../etc/passwd", "0123456789-abcdef"] {
             assert!(port_of(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_network_of_an_earlier_swd_stays_internal() {
+        let mut d = desired();
+        d.docker.get_mut(NETWORK).unwrap().internal = true;
+        d.take_over_internal();
+        assert!(d.networks["web"].internal && !d.docker[NETWORK].internal);
     }
 
     #[test]

@@ -144,7 +144,8 @@ impl Daemon {
         let (known, network) = self.desired.docker_network(&request.network_id)?;
         let gateway = |v4: bool| {
             let has = |subnet: &IpNet| port.addresses().iter().any(|a| subnet.contains(&a.addr()));
-            let found = network.gateways.iter().find(|(s, g)| g.is_ipv4() == v4 && has(s) && !known.internal);
+            let found =
+                network.gateways.iter().find(|(s, g)| g.is_ipv4() == v4 && has(s) && !network.internal);
             found.map(|(_, gateway)| gateway.to_string()).unwrap_or_default()
         };
         Ok(Joined {
@@ -154,7 +155,7 @@ impl Daemon {
             },
             gateway: gateway(true),
             gateway_ipv6: gateway(false),
-            disable_gateway_service: known.internal,
+            disable_gateway_service: network.internal,
         })
     }
 

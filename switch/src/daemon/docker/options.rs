@@ -73,6 +73,7 @@ pub(super) fn wanted(request: &CreateNetwork) -> Result<Wanted, String> {
         gateways,
         mtu: None,
         isolate_ports: false,
+        internal: request.options.internal,
         masquerade: true,
         mapping: Mapping::default(),
         filtering: Filtering::default(),
@@ -86,7 +87,7 @@ pub(super) fn wanted(request: &CreateNetwork) -> Result<Wanted, String> {
     let mut known = DockerNetwork {
         network: String::new(),
         made: true,
-        internal: request.options.internal,
+        internal: false,
         prefix: "eth".into(),
         host_ip: None,
         reserved,
@@ -151,7 +152,7 @@ fn read_options(
     if known.made {
         return Ok(());
     }
-    if known.internal {
+    if spec.internal {
         return Err("--internal is for a network of its own; leave out the option network".into());
     }
     match options.keys().find(|key| !OF_DOCKER.contains(&key.as_str())) {
@@ -218,9 +219,9 @@ mod tests {
         );
         assert_eq!(spec.subnets, ["10.9.0.0/24".parse::<IpNet>().unwrap(), "fd00:9::/64".parse().unwrap()]);
         assert_eq!(spec.gateways[0].to_string(), "10.9.0.254");
-        assert!(spec.masquerade && spec.host_access && !spec.isolate_ports && known.made && !known.internal);
+        assert!(spec.masquerade && spec.host_access && !spec.isolate_ports && known.made && !spec.internal);
         assert_eq!(known.reserved, ["10.9.0.7".parse().unwrap()].into());
-        assert!(read(r#"{"com.docker.network.internal":true}"#).unwrap().known.internal);
+        assert!(read(r#"{"com.docker.network.internal":true}"#).unwrap().spec.internal);
     }
 
     #[test]
