@@ -52,10 +52,15 @@ if [ ! -x /lib/systemd/systemd-resolved ] && [ ! -x $programs/lib/systemd/system
   unpack=systemd-resolved
   packages+=(libsystemd-shared)
 fi
-[ ${#packages[@]} -eq 0 ] && exit 0
+# Plugins of the CNI project, in nobody's PATH either.
+[ -x /usr/lib/cni/tuning ] || packages+=(containernetworking-plugins)
+# The CNI project's own library comes as source. What is built of it is kept, not the compiler.
+libcni=
+[ $programs/bin/libcni -nt tests/tools/libcni.go ] || libcni=golang-github-appc-cni-dev
+[ ${#packages[@]} -eq 0 ] && [ -z "$libcni" ] && exit 0
 
 if ! command -v apt-get >/dev/null; then
-  echo "error: missing and not installable without apt-get: ${packages[*]}" >&2
+  echo "error: missing and not installable without apt-get: ${packages[*]} $libcni" >&2
   exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -67,11 +72,24 @@ if [ ! -e "$policy" ]; then
   chmod +x "$policy"
 fi
 apt-get update -q
-apt-get install -qy --no-install-recommends "${packages[@]}"
+[ ${#packages[@]} -eq 0 ] || apt-get install -qy --no-install-recommends "${packages[@]}"
 if [ -n "$unpack" ]; then
   scratch=$(mktemp -d)
   (cd "$scratch" && apt-get download -q "$unpack")
   mkdir -p "$programs"
   dpkg-deb -x "$scratch"/"$unpack"_*.deb "$programs"
+  rm -rf "$scratch"
+fi
+if [ -n "$libcni" ]; then
+  scratch=$(mktemp -d)
+  go=$(apt-cache depends golang-go | sed -n 's/.*Depends: \(golang-[0-9.]*-go\)$/\1/p')
+  (cd "$scratch" && apt-get download -q "$go" "${go%-go}-src" "$libcni")
+  for package in "$scratch"/*.deb; do
+    dpkg-deb -x "$package" "$scratch"
+  done
+  root=$(echo "$scratch"/usr/lib/go-*)
+  mkdir -p "$programs"/bin
+  env HOME="$scratch" GOROOT="$root" GOPATH="$scratch/usr/share/gocode" GO111MODULE=off GOFLAGS= CGO_ENABLED=0 \
+    "$root/bin/go" build -ldflags '-s -w' -o "$programs/bin/libcni" tests/tools/libcni.go
   rm -rf "$scratch"
 fi

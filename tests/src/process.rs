@@ -96,6 +96,19 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
+/// A program that need not be in the PATH: the machine's, or one that `make install-deps` has put into `target/programs`.
+///
+/// # Panics
+/// When there is none.
+#[track_caller]
+pub fn program(path: &str) -> PathBuf {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs");
+    let places =
+        [Path::new("/usr"), Path::new("/"), &unpacked.join("usr"), &unpacked].map(|at| at.join(path));
+    let found = places.into_iter().find(|p| p.is_file());
+    found.unwrap_or_else(|| panic!("{path} is missing: run 'make install-deps'"))
+}
+
 /// The Python interpreter itself: a `python3` that is a version manager's shell script takes long to start.
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();

@@ -3,13 +3,13 @@
 //! It needs no more than a `/run` of its own, its user and, for `resolvectl`, a message bus; all of that is in an [`Enclosure`].
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
 use crate::enclosure::Enclosure;
 use crate::netns::Namespace;
-use crate::process::{Background, Output, TIMEOUT, run, s, wait_until};
+use crate::process::{Background, Output, TIMEOUT, program, run, s, wait_until};
 
 /// Where its stub listens.
 pub const STUB: &str = "127.0.0.53";
@@ -136,19 +136,4 @@ impl Resolved {
     pub fn resolv_conf(&self) -> PathBuf {
         self.dir.path().join("run/systemd/resolve/stub-resolv.conf")
     }
-}
-
-/// A program of the package: the machine's, or the one that `make install-deps` has unpacked.
-///
-/// # Panics
-/// When there is none.
-#[track_caller]
-fn program(path: &str) -> PathBuf {
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs");
-    let places =
-        [Path::new("/usr"), Path::new("/"), &unpacked.join("usr"), &unpacked].map(|at| at.join(path));
-    places
-        .into_iter()
-        .find(|p| p.is_file())
-        .unwrap_or_else(|| panic!("{path} of systemd-resolved is missing: run 'make install-deps'"))
 }
