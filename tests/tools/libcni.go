@@ -11,6 +11,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,10 +26,11 @@ func main() {
 	answer, err := run(os.Args[1:])
 	if err != nil {
 		// What a plugin has said has a code; what the library says has none.
-		if _, said := err.(*types.Error); !said {
-			err = &types.Error{Msg: err.Error()}
+		var said *types.Error
+		if !errors.As(err, &said) {
+			said = &types.Error{Msg: err.Error()}
 		}
-		answer = err
+		answer = said
 	}
 	if printing := json.NewEncoder(os.Stdout).Encode(answer); err != nil || printing != nil {
 		os.Exit(1)
