@@ -3,6 +3,7 @@
 use std::fs;
 
 use tests::dhcp::{Client, Program};
+use tests::names::dig_at;
 use tests::netns::Namespace;
 use tests::process::{Background, s, wait_until};
 use tests::raw::{BROADCAST, Frame, Raw, mac, udp4};
@@ -312,6 +313,38 @@ fn a_port_without_an_address_makes_its_own() {
         assert_eq!(global6(&web), ["fd00:6::10"]);
         assert!(!has_advertised_route(&web));
     }
+}
+
+/// By name it is reached there, too, for as long as it is that port's: nobody else can have the name lead to him.
+#[test]
+fn what_a_port_makes_of_its_mac_has_its_name() {
+    let site = Site::new();
+    site.ctl(&SIX);
+    let web = Namespace::new();
+    site.ctl(&["attach", web.name(), "--name", "web", "--network", "six"]);
+    let own = plug(&site, "own", &["--network", "six", "--ip", "10.6.0.9"]);
+    wait_until("it has an address", s(20), || !global6(&own).is_empty());
+    let made = global6(&own).remove(0);
+    let ask = |words: &[&str]| dig_at(&web, "10.6.0.1", &[&["+short"], words].concat()).trim().to_owned();
+    own.ping("fd00:6::1");
+    assert_eq!(ask(&["AAAA", "own"]), "", "nobody was seen with the address that swd has for the port");
+    own.ip(&["addr", "add", "10.6.0.9/24", "dev", "eth0"]);
+    own.ping("10.6.0.1");
+    assert_eq!((ask(&["AAAA", "own"]), ask(&["A", "own"])), (made.clone(), "10.6.0.9".to_owned()));
+    assert_eq!(ask(&["-x", &made]), "own.six.swd.internal.");
+    web.run(&["ping", "-6", "-n", "-c1", "-W2", &made]).ok();
+    // An address of its own choice is not told, nor one that somebody else says he has.
+    own.ip(&["addr", "add", "fd00:6::99/64", "dev", "eth0", "nodad"]);
+    own.run(&["ping", "-n", "-c1", "-W2", "-I", "fd00:6::99", "fd00:6::1"]).ok();
+    assert_eq!((ask(&["AAAA", "own"]), ask(&["-x", "fd00:6::99"])), (made.clone(), String::new()));
+    let other = plug(&site, "other", &["--network", "six"]);
+    other.ip(&["addr", "add", &format!("{made}/64"), "dev", "eth0", "nodad"]);
+    other.run(&["ping", "-n", "-c1", "-W1", "-I", &made, "fd00:6::1"]);
+    wait_until("it is no longer known whose it is", s(5), || ask(&["AAAA", "own"]).is_empty());
+    other.delete();
+    own.run(&["ping", "-n", "-c1", "-W2", "-I", &made, "fd00:6::1"]);
+    site.ctl(&["port", "rm", "own"]);
+    assert_eq!((ask(&["AAAA", "own"]), ask(&["-x", &made])), (String::new(), String::new()));
 }
 
 /// Who may send only from its own may send from what it makes of prefix and MAC.

@@ -33,7 +33,8 @@ fn a_hook_attaches_before_the_program_starts() {
     for part in ["172.18.0.66/16", "default via 172.18.0.1", "open"] {
         assert!(out.stdout.contains(part), "{part}: {out}");
     }
-    wait_until("the port ends with the container", s(10), || attached(&site).is_empty());
+    // It ends with the container.
+    nothing_is_left(&site);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use nix::sys::eventfd::EventFd;
 
 use crate::engine::Shared;
+use crate::router::neighbor::Neighbors;
 use crate::services::{Answer, Counts};
 use crate::snapshot::Snapshot;
 use crate::worker::Message;
@@ -22,6 +23,11 @@ impl Outlet {
     /// The world as the workers see it.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot.load_full()
+    }
+
+    /// Who was seen with which address.
+    pub fn neighbors(&self) -> &Neighbors {
+        &self.shared.neighbors
     }
 
     /// What the services count.

@@ -3,6 +3,7 @@
 //! [`Names`] is part of the [snapshot](crate::snapshot::Snapshot), so a name is known from the moment in which the workers know the
 //! port, and gone with it. [`respond`] is the answer to a question by it.
 
+pub mod made;
 pub mod respond;
 pub mod stream;
 

@@ -6,7 +6,8 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::{DOMAIN, Known, Names, Owner, View};
+use super::made::Made;
+use super::{DOMAIN, Known, Owner, View};
 
 /// Seconds that an answer may be kept: a container's address changes with the container.
 const TTL: u32 = 5;
@@ -26,8 +27,8 @@ pub enum Outcome {
     Forward(Message),
 }
 
-/// Decides about a message from whoever has this view of the names. `turn` is which of several addresses comes first.
-pub fn respond(names: &Names, view: View, bytes: &[u8], turn: usize) -> Outcome {
+/// Decides about a message from whoever has this view of the names of a snapshot. `turn` is which of several addresses comes first.
+pub fn respond(known: Made<'_>, view: View, bytes: &[u8], turn: usize) -> Outcome {
     let Ok(request) = Message::from_vec(bytes) else {
         // Enough of it to tell whom: RFC 1035 section 4.1.1.
         let Some(&[a, b, flags, _]) = bytes.first_chunk() else { return Outcome::Ignore };
@@ -57,7 +58,7 @@ pub fn respond(names: &Names, view: View, bytes: &[u8], turn: usize) -> Outcome 
         _ if question.query_class() != DNSClass::IN => return Outcome::Forward(request),
         _ => {}
     }
-    match records(names, view, question, turn) {
+    match records(known, view, question, turn) {
         None => Outcome::Forward(request),
         Some((code, answers)) => {
             let mut message = reply(&request, code);
@@ -72,13 +73,25 @@ pub fn respond(names: &Names, view: View, bytes: &[u8], turn: usize) -> Outcome 
 }
 
 /// What is known of a question; none if it is for others.
-fn records(names: &Names, view: View, question: &Query, turn: usize) -> Option<(ResponseCode, Vec<Record>)> {
+fn records(
+    known: Made<'_>,
+    view: View,
+    question: &Query,
+    turn: usize,
+) -> Option<(ResponseCode, Vec<Record>)> {
+    let names = &known.snapshot.names;
     let (name, wanted) = (question.name(), question.query_type());
     let record = |data| Record::from_rdata(name.clone(), TTL, data);
     if let Ok(net) = name.parse_arpa_name()
         && net.prefix_len() == net.max_prefix_len()
     {
-        let owner = match names.owner(view, net.addr()) {
+        let mut owner = names.owner(view, net.addr());
+        if let (Owner::Nobody, IpAddr::V6(made)) = (&owner, net.addr())
+            && let Some(given) = known.given(made)
+        {
+            owner = names.owner(view, given);
+        }
+        let owner = match owner {
             Owner::Port(name) => name,
             Owner::Nobody => return Some((ResponseCode::NXDomain, Vec::new())),
             Owner::Elsewhere => return None,
@@ -99,12 +112,21 @@ fn records(names: &Names, view: View, question: &Query, turn: usize) -> Option<(
         Known::Addresses(addresses) => {
             let at = turn.checked_rem(addresses.len()).unwrap_or_default();
             let in_turn = addresses[at..].iter().chain(&addresses[..at]);
-            let found = in_turn.filter_map(|address| match (address, wanted) {
-                (IpAddr::V4(v4), RecordType::A | RecordType::ANY) => Some(record(RData::A(A(*v4)))),
-                (IpAddr::V6(v6), RecordType::AAAA | RecordType::ANY) => Some(record(RData::AAAA(AAAA(*v6)))),
-                _ => None,
-            });
-            Some((ResponseCode::NoError, found.collect()))
+            let wants = |kind| wanted == kind || wanted == RecordType::ANY;
+            let mut found = Vec::new();
+            for address in in_turn {
+                match *address {
+                    IpAddr::V4(v4) => {
+                        found.extend(wants(RecordType::A).then(|| record(RData::A(A(v4)))));
+                        let made = wants(RecordType::AAAA).then(|| known.beside(*address)).flatten();
+                        found.extend(made.map(|v6| record(RData::AAAA(AAAA(v6)))));
+                    }
+                    IpAddr::V6(v6) => {
+                        found.extend(wants(RecordType::AAAA).then(|| record(RData::AAAA(AAAA(v6)))));
+                    }
+                }
+            }
+            Some((ResponseCode::NoError, found))
         }
     }
 }
@@ -153,9 +175,12 @@ pub fn emit(answer: &Message, limit: usize) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    use crate::snapshot::NetworkId;
+    use super::*;
+    use crate::names::Names;
+    use crate::router::neighbor::Neighbors;
+    use crate::snapshot::{NetworkId, Snapshot};
 
     const HERE: NetworkId = NetworkId(3);
     const VIEW: View = View::Network(HERE);
@@ -170,6 +195,12 @@ mod tests {
         names
     }
 
+    fn said(bytes: &[u8], turn: usize) -> Outcome {
+        let mut snapshot = Snapshot::default();
+        snapshot.names = Arc::new(names());
+        respond(Made { snapshot: &snapshot, neighbors: &Neighbors::default() }, VIEW, bytes, turn)
+    }
+
     fn question(name: &str, kind: RecordType) -> Message {
         let mut message = Message::query();
         message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
@@ -177,7 +208,7 @@ mod tests {
     }
 
     fn ask(name: &str, kind: RecordType, turn: usize) -> Message {
-        match respond(&names(), VIEW, &question(name, kind).to_vec().unwrap(), turn) {
+        match said(&question(name, kind).to_vec().unwrap(), turn) {
             Outcome::Answer(answer) => answer,
             other => panic!("{other:?}"),
         }
@@ -228,8 +259,8 @@ mod tests {
     fn what_is_no_question_gets_no_answer() {
         let mut answer = question("c2.", RecordType::A);
         answer.metadata.message_type = MessageType::Response;
-        let outcome = respond(&names(), VIEW, &answer.to_vec().unwrap(), 0);
+        let outcome = said(&answer.to_vec().unwrap(), 0);
         assert!(matches!(outcome, Outcome::Ignore), "two gateways would talk for ever");
-        assert!(matches!(respond(&names(), VIEW, &[0; 11], 0), Outcome::Ignore));
+        assert!(matches!(said(&[0; 11], 0), Outcome::Ignore));
     }
 }

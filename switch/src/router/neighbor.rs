@@ -121,6 +121,11 @@ impl Neighbors {
         self.table().by_address.get(&(network, address)).copied().filter(|n| now.since(n.seen) < LIFETIME)
     }
 
+    /// Who was the last to say that he uses an address, however long ago.
+    pub fn user(&self, network: NetworkId, address: IpAddr) -> Option<(Mac, PortId)> {
+        self.table().by_address.get(&(network, address)).map(|n| (n.mac, n.port))
+    }
+
     /// Forgets an address of a port, which uses it no more.
     pub fn remove(&self, network: NetworkId, address: IpAddr, port: PortId) {
         self.table().forget(|key, n| *key == (network, address) && n.port == port);

@@ -1,11 +1,14 @@
 //! Questions for names: as a message, and as a stream of them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use switch::names::made::Made;
 use switch::names::respond::{self, Outcome};
 use switch::names::stream::{LONGEST_QUESTION, Questions, TooLong};
 use switch::names::{Names, View};
-use switch::snapshot::NetworkId;
+use switch::router::neighbor::Neighbors;
+use switch::snapshot::{NetworkId, Snapshot};
 
 /// The bytes are a question, and they are what comes by a connection.
 ///
@@ -26,8 +29,11 @@ fn message(question: &[u8]) {
     for n in 2..=60 {
         names.add_port(network, &format!("c{n}"), ["all"].into_iter(), &[IpAddr::from([10, 0, 0, n])]);
     }
+    let mut snapshot = Snapshot::default();
+    snapshot.names = Arc::new(names);
+    let known = Made { snapshot: &snapshot, neighbors: &Neighbors::default() };
     for view in [View::Network(network), View::Network(NetworkId(1)), View::Host] {
-        match respond::respond(&names, view, question, 3) {
+        match respond::respond(known, view, question, 3) {
             Outcome::Ignore => {}
             Outcome::Forward(request) => assert_eq!(request.queries.len(), 1, "{request:?}"),
             Outcome::Answer(answer) => {
@@ -38,7 +44,7 @@ fn message(question: &[u8]) {
                     assert!(bytes.len() <= most, "{} bytes where {most} are taken", bytes.len());
                     assert_eq!((&bytes[..2], bytes[2] & 0x80), (&question[..2], 0x80), "not an answer to it");
                     assert!(
-                        matches!(respond::respond(&names, view, &bytes, 0), Outcome::Ignore),
+                        matches!(respond::respond(known, view, &bytes, 0), Outcome::Ignore),
                         "an answer is answered"
                     );
                 }

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::super::ipam::{self, Use};
 use super::{Desired, EditError, Network, Port};
 use crate::addressing::Advertised;
 use crate::mac::Mac;
-use crate::router::gateway::link_local;
+use crate::names::made::made_of;
 
 /// The address that a port has by DHCP.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -159,12 +159,6 @@ impl Network {
         let (prefix, gateway) = v6.filter(|_| self.ra)?;
         Some(Advertised { prefix, gateway })
     }
-}
-
-/// The address that a container makes of a prefix of 64 bits and its MAC (RFC 4291, appendix A).
-fn made_of(prefix: Ipv6Net, mac: Mac) -> Option<Ipv6Addr> {
-    let own = u128::from(link_local(mac)) & u128::from(u64::MAX);
-    (prefix.prefix_len() == 64).then(|| Ipv6Addr::from(u128::from(prefix.network()) | own))
 }
 
 /// Whether a port can have the addresses that are wanted for it.

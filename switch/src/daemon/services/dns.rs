@@ -9,6 +9,7 @@ use super::forward::{self, Forwarder};
 use super::resolv::Followed;
 use crate::dataplane::Outlet;
 use crate::names::View;
+use crate::names::made::Made;
 use crate::names::respond::{self, Outcome};
 use crate::services::Count;
 use crate::snapshot::{NetworkId, PortId, Snapshot};
@@ -30,7 +31,8 @@ impl Dns {
     fn respond(&self, snapshot: &Snapshot, view: View, question: &[u8]) -> Outcome {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        respond::respond(&snapshot.names, view, question, turn)
+        let known = Made { snapshot, neighbors: self.outlet.neighbors() };
+        respond::respond(known, view, question, turn)
     }
 
     /// Answers a question of a container, now or when others have answered it. `say` is given the answer; none where there is to be none.
