@@ -1,7 +1,6 @@
 //! What the user wants: networks, ports, static MACs. Pure: edits are checked here, and carried out by [`super::apply`].
 //!
-//! It is what the state file holds, and what the daemon makes of the kernel at every start. Leases are the addresses of attached ports,
-//! and go with them.
+//! It is what the state file holds, and what the daemon makes of the kernel at every start. Leases go with their ports.
 
 mod addresses;
 pub mod docker;
