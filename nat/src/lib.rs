@@ -54,7 +54,7 @@ pub use fragment::FragmentLimits;
 pub use nat::elsewhere::{LastSegment, Passed};
 pub use nat::{Config, External, Filtering, InboundRefresh, Mapping, Nat, NetworkConfig};
 pub use owners::OwnerLimits;
-pub use packet::Packet;
+pub use packet::{Packet, TcpSegment};
 pub use ports::HoldDown;
 pub use publish::{Prefix, PublishError, Rule};
 pub use record::{Record, Shared, Unrestored};

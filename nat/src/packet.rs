@@ -103,6 +103,24 @@ pub struct TcpSegment {
 }
 
 impl TcpSegment {
+    /// A segment by its bytes, from its source port on. Bytes that are not there count as 0.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let header_len = usize::from(byte(bytes, 12) >> 4) * 4;
+        let flags = byte(bytes, 13);
+        let window_scale = match flags & tcp_flag::SYN {
+            0 => None,
+            _ => tcp_option(bytes, 3, 3).map(|at| byte(bytes, at + 2)),
+        };
+        Self {
+            flags,
+            sequence: u32::from_be_bytes(array(bytes, 4)),
+            acknowledgment: u32::from_be_bytes(array(bytes, 8)),
+            window: word(bytes, 14),
+            payload: u32::try_from(bytes.len().saturating_sub(header_len)).unwrap_or(u32::MAX),
+            window_scale,
+        }
+    }
+
     /// True when all of `flags` are set.
     pub const fn has(&self, flags: u8) -> bool {
         self.flags & flags == flags
@@ -215,24 +233,7 @@ impl<'a> Packet<'a> {
 
     /// The TCP header's fields, if this is TCP.
     pub fn tcp(&self) -> Option<TcpSegment> {
-        if self.layout.transport != Transport::Tcp {
-            return None;
-        }
-        let header = self.transport_bytes();
-        let header_len = usize::from(byte(header, 12) >> 4) * 4;
-        let flags = byte(header, 13);
-        let window_scale = match flags & tcp_flag::SYN {
-            0 => None,
-            _ => tcp_option(header, 3, 3).map(|at| byte(header, at + 2)),
-        };
-        Some(TcpSegment {
-            flags,
-            sequence: u32::from_be_bytes(array(header, 4)),
-            acknowledgment: u32::from_be_bytes(array(header, 8)),
-            window: word(header, 14),
-            payload: u32::try_from(header.len().saturating_sub(header_len)).unwrap_or(u32::MAX),
-            window_scale,
-        })
+        (self.layout.transport == Transport::Tcp).then(|| TcpSegment::parse(self.transport_bytes()))
     }
 
     /// The time to live (IPv4) or hop limit (IPv6).

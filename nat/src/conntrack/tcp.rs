@@ -248,7 +248,8 @@ impl End {
         let end = segment.sequence.wrapping_add(length(segment));
         if !self.has(KNOWN) {
             self.flags |= KNOWN;
-            self.acked = segment.sequence;
+            // As after a SYN, if that is not known to be acknowledged: what acknowledges this, acknowledges it.
+            self.acked = segment.sequence.wrapping_sub(u32::from(!self.has(SYN_ACKED)));
             self.end = end;
             self.limit = end.wrapping_add(SLACK << MAX_SHIFT);
         }
@@ -286,7 +287,12 @@ impl End {
     fn acknowledge(&mut self, segment: &TcpSegment, sender: &Self) {
         let ack = segment.acknowledgment;
         if !self.has(KNOWN) {
-            // Met in the middle: the acknowledgment is all that is known of this end.
+            // Met in the middle: the acknowledgment is all that is known of this end, or all but what a restart has left. Its SYN
+            // may have been let through unseen, shortly before.
+            if !self.has(SYN) {
+                self.flags |= SYN | SCALES;
+                self.shift = MAX_SHIFT;
+            }
             self.flags |= KNOWN | SYN_ACKED;
             (self.acked, self.end, self.limit) = (ack, ack, ack.wrapping_add(SLACK << MAX_SHIFT));
         }

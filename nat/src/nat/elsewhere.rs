@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use super::{InboundRefresh, Nat};
+use crate::conntrack::tcp::Effect;
 use crate::conntrack::{Connection, ConnectionId, State};
+use crate::packet::TcpSegment;
 use crate::time::Time;
 use crate::tuple::{Direction, NetworkId, Protocol};
 
@@ -13,7 +15,8 @@ use crate::tuple::{Direction, NetworkId, Protocol};
 pub struct Passed {
     /// The direction.
     pub direction: Direction,
-    /// Packets; none with SYN or RST among them: those are for [`Nat`] to see.
+    /// Packets; none with SYN or RST among them, which are for [`Nat`] to see, but for the answer to a SYN
+    /// ([`Nat::answered_elsewhere`]).
     pub packets: u64,
     /// Bytes, IP headers included.
     pub bytes: u64,
@@ -59,6 +62,24 @@ impl Nat {
         config.timeouts.of(connection.tuple(Direction::Original), connection.state)
     }
 
+    /// Takes note of the answer to a SYN that passed elsewhere. To be told before what passed with it or after it; its packet and its bytes
+    /// are for [`Self::passed_elsewhere`], with all others. It may be told of again.
+    pub fn answered_elsewhere(&mut self, now: Time, id: ConnectionId, answer: &TcpSegment) {
+        let Some(connection) = self.table.get_mut(id) else { return };
+        let before = connection.state;
+        if before.is_over() {
+            return;
+        }
+        let Effect::State(state) = connection.ends.follow(before, Direction::Reply, answer) else { return };
+        if state != before {
+            connection.state = state;
+            let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
+            let lifetime = config.timeouts.of(connection.tuple(Direction::Original), state);
+            self.table.set_deadline(id, now + lifetime);
+            self.table.note_change(id);
+        }
+    }
+
     /// Takes note of what passed elsewhere, in one direction or both. False if nothing more of it may pass: it has
     /// ended, or closes. A direction without new packets may be given again, for what its last one said.
     pub fn passed_elsewhere(&mut self, now: Time, id: ConnectionId, passed: &[Passed]) -> bool {
@@ -69,7 +90,8 @@ impl Nat {
         let closes = passed.iter().any(|passed| passed.fin.is_some());
         let any = closes || passed.iter().any(|passed| passed.packets > 0);
         let before = connection.state;
-        if any {
+        // Numbers are measured by those of the SYN's answer, which is told first.
+        if any && before != State::SynSent {
             let last = [original, reply].map(|passed| passed.and_then(|p| p.tcp));
             let fins = [original, reply].map(|passed| passed.and_then(|p| p.fin));
             let state = connection.ends.resume(last, fins);
@@ -106,7 +128,7 @@ mod tests {
     use super::*;
     use crate::checksum::Checksum;
     use crate::nat::{Config, External};
-    use crate::packet::Packet;
+    use crate::packet::{Packet, tcp_flag};
     use crate::testutil::{tcp, udp};
     use crate::tuple::OwnerId;
     use crate::verdict::{Party, Verdict};
@@ -345,5 +367,47 @@ mod tests {
             let connection = w.nat.connection(id).unwrap();
             assert_eq!(connection.deadline(), w.now + w.nat.lifetime(connection));
         }
+    }
+
+    #[test]
+    fn the_answer_to_a_syn_may_pass_elsewhere() {
+        let begin = || {
+            let mut w =
+                World { nat: Nat::new(Config::default()), now: Time::from_secs(1), own: String::new() };
+            let id = w.out(tcp("10.0.0.1:1000", SERVER, "S", 100, 0, b""));
+            w.now = w.now + Duration::from_secs(1);
+            (w, id)
+        };
+        let answer = |acknowledgment| TcpSegment {
+            flags: tcp_flag::SYN | tcp_flag::ACK,
+            sequence: 500,
+            acknowledgment,
+            window: 1000,
+            payload: 0,
+            window_scale: None,
+        };
+        let (mut w, id) = begin();
+        w.nat.answered_elsewhere(w.now, id, &answer(101));
+        assert_eq!(w.state(id), State::SynReceived);
+        let connection = w.nat.connection(id).unwrap();
+        assert_eq!(connection.deadline(), w.now + w.nat.lifetime(connection));
+        let back = passed(&w, Direction::Reply, (501, 101), None);
+        let out = passed(&w, Direction::Original, (101, 501), None);
+        assert!(w.nat.passed_elsewhere(w.now, id, &[out, back]));
+        assert_eq!(w.state(id), State::Established);
+        // Told again it changes nothing.
+        w.nat.answered_elsewhere(w.now, id, &answer(101));
+        assert_eq!(w.state(id), State::Established);
+        w.back(tcp(SERVER, &w.own.clone(), "R", 501 + (1 << 24), 0, b""));
+        assert_eq!(w.state(id), State::Established, "windows are those of the handshake");
+
+        // What acknowledges no SYN of this connection answers none, and nothing more may pass.
+        let (mut w, id) = begin();
+        w.nat.answered_elsewhere(w.now, id, &answer(999));
+        assert_eq!(w.state(id), State::SynSent);
+        let back = passed(&w, Direction::Reply, (501, 999), None);
+        assert!(!w.nat.passed_elsewhere(w.now, id, &[back]));
+        w.back(tcp(SERVER, &w.own.clone(), "SA", 700, 101, b""));
+        assert_eq!(w.state(id), State::SynReceived);
     }
 }

@@ -211,6 +211,17 @@ fn a_connection_can_be_met_in_the_middle() {
 }
 
 #[test]
+fn one_that_was_answered_unseen_before_a_restart_goes_on() {
+    let (before, state) = Ends::open(&segment("S", 100, 0, 0)).unwrap();
+    let mut ends = Ends::from_essence(before.essence(), state).unwrap();
+    let mut follow = |direction, segment| ends.follow(State::SynSent, direction, &segment);
+    assert_eq!(follow(Original, segment("A", 5101, 9901, 0)), Effect::State(State::SynReceived));
+    assert_eq!(follow(Reply, segment("A", 9901, 5101, 1000)), Effect::State(State::Established));
+    // Windows are taken for the largest that they may be.
+    assert_eq!(follow(Reply, segment("A", 9901 + 500_000, 5101, 1000)), Effect::State(State::Established));
+}
+
+#[test]
 fn sequence_numbers_wrap() {
     let start = u32::MAX - 1;
     let states = run(
