@@ -281,13 +281,14 @@ impl Worker {
         let snapshot = shared.snapshot.load();
         let books = shared.open_books();
         if let Some(fast) = &self.fast {
-            fast.take_note_of_closed(&shared);
+            fast.read_reports(&shared);
             fast.recall(&mut self.batch, &snapshot, &shared);
         }
+        let now = now();
         if let Some(offers) = self.engine.offers() {
-            offers.begin(epoch);
+            offers.begin(epoch, now);
         }
-        self.engine.run(now(), &snapshot, &mut self.batch);
+        self.engine.run(now, &snapshot, &mut self.batch);
         // The answer to the answer of a SYN comes as fast as that can be sent.
         let first = self.carry(Which::JustOpened, epoch, &snapshot);
         self.send(&snapshot);

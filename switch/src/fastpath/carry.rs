@@ -260,15 +260,56 @@ mod tests {
         let both = [(Direction::Original, opener.leaves), (Direction::Reply, answer.leaves)];
         for (then, now, expected) in [(1, 1, &both[..]), (1, 2, &both[1..])] {
             let mut offers = Offers::default();
-            offers.begin(then);
+            offers.begin(then, Time::ZERO);
             offers.carried(opener);
             assert_eq!(offers.take_carry(Which::JustOpened), None);
-            offers.begin(now);
+            offers.begin(now, Time::ZERO);
             offers.carried(answer);
             let taken = std::iter::from_fn(|| offers.take_carry(Which::JustOpened));
             let taken: Vec<_> = taken.map(|carry| (carry.routed.direction, carry.leaves)).collect();
             assert_eq!(taken, expected, "decided in epochs {then} and {now}");
             assert_eq!(offers.take_carry(Which::Any), None);
+        }
+    }
+
+    #[test]
+    fn a_syn_is_handed_over_with_its_answer_if_another_went_the_same_way_just_now() {
+        let mut w = World::new(Timeouts::default());
+        let [opener, answer, _] = w.open();
+        let (opener, mut answer) = opener.zip(answer).expect("both");
+        // Back to where the SYN came from.
+        (answer.routed.arrived, answer.leaves) =
+            ([opener.leaves[1], opener.leaves[0]], [Mac([2; 6]), Mac([1; 6])]);
+        let mut other = World::new(Timeouts::default());
+        let next = other.out(tcp_flag::SYN, (900, 0)).expect("opens");
+        let elsewhere = Carry { leaves: [Mac([9; 6]), Mac([4; 6])], ..next };
+        let longer = Carry { routed: Routed { mtu: 9000, ..next.routed }, ..next };
+        let soon = Time::from_millis(500);
+        for (opener, epoch, now, both) in [
+            (next, 1, soon, true),
+            (next, 2, soon, false),
+            (next, 1, Time::from_secs(1), false),
+            (elsewhere, 1, soon, false),
+            (longer, 1, soon, false),
+        ] {
+            let mut offers = Offers::default();
+            offers.begin(1, Time::ZERO);
+            offers.carried(answer);
+            assert_eq!(offers.take_carry(Which::JustOpened), Some(answer));
+            offers.begin(epoch, now);
+            offers.carried(opener);
+            let mut taken: Vec<_> = std::iter::from_fn(|| offers.take_carry(Which::JustOpened)).collect();
+            taken.sort_by_key(|carry| carry.routed.direction == Direction::Reply);
+            if both {
+                let tuples = [next.tuples[1], next.tuples[0]];
+                let routed = Routed { connection: next.routed.connection, ..answer.routed };
+                assert_eq!(
+                    taken,
+                    [next, Carry { routed, tuples, packets: 0, state: State::SynSent, ..answer }]
+                );
+            } else {
+                assert_eq!(taken, [], "{opener:?} in epoch {epoch} at {now:?}");
+            }
         }
     }
 

@@ -1,9 +1,9 @@
 //! Connections that the kernel carries: handed over, counted, taken back.
 //!
 //! What is counted is told to [`nat`] as it is collected, so its listings, deadlines and TCP numbers are behind by a second at
-//! most. A segment that opens a connection, or resets it, passes a worker, who calls [`Connections::recall`] before it looks at it. Of a
-//! FIN the kernel makes a report; workers read the reports before they decide about anything
-//! ([`Connections::take_note_of_closed`]).
+//! most. A segment that opens a connection, or resets it, passes a worker, who calls [`Connections::recall`] before it looks at it. Of an
+//! answer to a SYN and of a FIN the kernel makes a report; workers read the reports before they decide about anything
+//! ([`Connections::read_reports`]).
 //!
 //! Locks are taken in this order: the table here, then the connections of the router.
 
@@ -17,7 +17,8 @@ use nat::{ConnectionId, Direction, LastSegment, Passed, Time, Tuple};
 
 use super::attacher::Attacher;
 use super::carry::Carry;
-use super::translate::{self, Fin, MAX_IFINDEX, Rewrite, Side, Tables, offset};
+use super::report::{Report, What};
+use super::translate::{self, MAX_IFINDEX, Rewrite, Side, Tables, offset};
 use super::uplinks::Uplinks;
 use super::{IDLE, idle, ifindex, monotonic};
 use crate::engine::Shared;
@@ -33,15 +34,17 @@ pub(super) const MAX_DIRECTIONS: u32 = 16_384;
 /// A connection is looked at by the stages so often at least: so its next hop is asked for its MAC again when it is due
 /// ([`crate::router::resolve::REACHABLE`]).
 const REVIEW: Duration = Duration::from_secs(30);
+/// An answer to a SYN is waited for so long: then the SYN is sent again (RFC 6298 section 2.1), and a worker sees it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// Connections that are counted between two releases of the lock.
 const AT_ONCE: usize = 64;
-/// Room for reports. A FIN that finds none is for a worker, who reads them.
-pub(super) const FIN_BYTES: u32 = 64 << 10;
+/// Room for reports. A segment that finds none is for a worker, who reads them.
+pub(super) const REPORT_BYTES: u32 = 256 << 10;
 /// Reports that are read at a time: as many as there is room for, with the kernel's 8 bytes in front of each.
-const MOST_FINS: usize = FIN_BYTES as usize / (Fin::SIZE as usize + 8);
+const MOST_REPORTS: usize = REPORT_BYTES as usize / (Report::SIZE as usize + 8);
 
-/// Reports of FINs.
-pub(super) type Fins = Reports<{ Fin::SIZE as usize }>;
+/// What the kernel reports.
+pub(super) type Told = Reports<{ Report::SIZE as usize }>;
 
 type Key = [u8; translate::KEY];
 
@@ -62,6 +65,8 @@ struct InKernel {
     last: u64,
     since: u64,
     segment: Option<LastSegment>,
+    /// It waits for the answer to a SYN.
+    answers: bool,
     /// The sequence number after its FIN.
     fin: Option<u32>,
     /// Not told to the router yet: packets and their bytes.
@@ -96,10 +101,14 @@ enum Noted {
 }
 
 impl Table {
-    fn note(&mut self, fin: Fin) -> Noted {
-        let Some(known) = self.known.get_mut(&fin.connection) else { return Noted::Unknown };
-        let Some(direction) = &mut known.directions[place(fin.direction)] else { return Noted::Unknown };
-        direction.fin = Some(fin.end);
+    fn direction(&mut self, id: ConnectionId, direction: Direction) -> Option<&mut InKernel> {
+        self.known.get_mut(&id)?.directions[place(direction)].as_mut()
+    }
+
+    fn note_fin(&mut self, id: ConnectionId, direction: Direction, end: u32) -> Noted {
+        let Some(known) = self.known.get_mut(&id) else { return Noted::Unknown };
+        let Some(direction) = &mut known.directions[place(direction)] else { return Noted::Unknown };
+        direction.fin = Some(end);
         match known.directions.iter().flatten().all(|direction| direction.fin.is_some()) {
             true => {
                 known.directions.iter_mut().flatten().for_each(|direction| direction.leaves = true);
@@ -114,7 +123,7 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Connections {
     map: Arc<Map>,
-    fins: Arc<Fins>,
+    told: Arc<Told>,
     pub(super) uplinks: Arc<Uplinks>,
     /// The programs of the host's interfaces, by [`UPLINK`] and [`EXIT`].
     host: Attacher,
@@ -135,16 +144,16 @@ pub(super) fn programs(uplink: Program, exit: Program) -> Vec<Program> {
 impl Connections {
     pub(super) fn new(
         map: Arc<Map>,
-        fins: Arc<Fins>,
+        told: Arc<Told>,
         host: Attacher,
         uplinks: Arc<Uplinks>,
         limit: usize,
     ) -> Self {
-        Self { map, fins, uplinks, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
+        Self { map, told, uplinks, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
     }
 
     pub(super) fn tables(&self) -> Tables<'_> {
-        Tables { connections: &self.map, fins: self.fins.map() }
+        Tables { connections: &self.map, reports: self.told.map() }
     }
 
     /// Directions in the kernel.
@@ -210,7 +219,8 @@ impl Connections {
         let mtu = carry.routed.mtu;
         let (connection, direction) = (carry.routed.connection, carry.routed.direction);
         let macs = carry.leaves;
-        let rewrite = Rewrite { via, then, mtu, macs, arrives, leaves, tcp, connection, direction };
+        let answers = carry.opens() && direction == Direction::Reply;
+        let rewrite = Rewrite { via, then, mtu, macs, arrives, leaves, tcp, connection, direction, answers };
         let value = translate::value(&rewrite, epoch);
 
         let mut table = self.table();
@@ -226,7 +236,11 @@ impl Connections {
             }
         }
         // Who floods with SYNs must not keep busy connections out.
-        let room = if carry.is_new() { self.limit / 2 } else { self.limit };
+        let room = match (carry.opens(), carry.is_new()) {
+            (true, _) => self.limit / 4,
+            (_, true) => self.limit / 2,
+            _ => self.limit,
+        };
         if self.len() >= room {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -253,6 +267,7 @@ impl Connections {
             last: clock,
             since: clock,
             segment: None,
+            answers,
             fin: None,
             news: (0, 0),
             leaves: false,
@@ -264,7 +279,7 @@ impl Connections {
     /// Counts what the kernel has forwarded, and takes back what is idle, due for review, of a former epoch or of a connection that
     /// has ended.
     pub(super) fn collect(&self, shared: &Shared, epoch: u32) {
-        self.take_note_of_closed(shared, epoch);
+        self.read_reports(shared, epoch);
         if self.len() == 0 {
             return;
         }
@@ -272,7 +287,9 @@ impl Connections {
         let all: Vec<ConnectionId> = self.table().known.keys().copied().collect();
         for some in all.chunks(AT_ONCE) {
             let mut table = self.table();
-            for id in some {
+            let due = |id: &ConnectionId| table.known.get(id).is_some_and(|known| !known.waits(clock));
+            let some: Vec<ConnectionId> = some.iter().copied().filter(due).collect();
+            for id in &some {
                 let Some(known) = table.known.get_mut(id) else { continue };
                 // Who has closed one way only may take his time.
                 let closes = known.directions.iter().flatten().any(|direction| direction.fin.is_some());
@@ -282,38 +299,48 @@ impl Connections {
                     direction.leaves |= review || old || closes;
                 }
             }
-            self.account(&mut table, some, shared, epoch);
+            self.account(&mut table, &some, shared, epoch);
         }
     }
 
     /// Reads what was reported, and takes back what has closed both ways. Costs two reads of memory if there is nothing.
-    pub(super) fn take_note_of_closed(&self, shared: &Shared, epoch: u32) {
-        if self.fins.is_empty() {
-            return;
+    pub(super) fn read_reports(&self, shared: &Shared, epoch: u32) {
+        if !self.told.is_empty() {
+            let mut table = self.table();
+            self.note_reports(&mut table, shared, epoch);
         }
-        let mut table = self.table();
+    }
+
+    fn note_reports(&self, table: &mut Table, shared: &Shared, epoch: u32) {
         let mut closed = Vec::new();
-        for fin in std::iter::from_fn(|| self.fins.next().map(Fin::parse)).take(MOST_FINS) {
-            match table.note(fin) {
+        let mut state = shared.forwarding.lock().unwrap_or_else(PoisonError::into_inner);
+        for report in std::iter::from_fn(|| self.told.next().map(Report::parse)).take(MOST_REPORTS) {
+            let Report { connection, direction, what } = report;
+            let fin = match what {
+                What::Answer(segment) => {
+                    state.nat.answered_elsewhere(worker::now(), connection, &segment);
+                    if let Some(known) = table.direction(connection, direction) {
+                        known.answers = false;
+                    }
+                    continue;
+                }
+                What::Fin(end) => end,
+            };
+            match table.note_fin(connection, direction, fin) {
                 Noted::OneWay => {}
-                Noted::Closed => closed.push(fin.connection),
+                Noted::Closed => closed.push(connection),
                 // It was taken back meanwhile.
                 Noted::Unknown => {
-                    let (direction, last) = (fin.direction, worker::now());
-                    let passed =
-                        Passed { direction, packets: 0, bytes: 0, last, tcp: None, fin: Some(fin.end) };
-                    let mut state = shared.forwarding.lock().unwrap_or_else(PoisonError::into_inner);
-                    state.nat.passed_elsewhere(last, fin.connection, &[passed]);
-                    state.write_down(&shared.snapshot.load());
+                    let last = worker::now();
+                    let passed = Passed { direction, packets: 0, bytes: 0, last, tcp: None, fin: Some(fin) };
+                    state.nat.passed_elsewhere(last, connection, &[passed]);
                 }
             }
-            if closed.len() == AT_ONCE {
-                self.account(&mut table, &closed, shared, epoch);
-                closed.clear();
-            }
         }
-        if !closed.is_empty() {
-            self.account(&mut table, &closed, shared, epoch);
+        state.write_down(&shared.snapshot.load());
+        drop(state);
+        for some in closed.chunks(AT_ONCE) {
+            self.account(table, some, shared, epoch);
         }
     }
 
@@ -336,6 +363,7 @@ impl Connections {
     fn account(&self, table: &mut Table, some: &[ConnectionId], shared: &Shared, epoch: u32) {
         let (now, clock) = (worker::now(), monotonic());
         let mut frames = 0;
+        let mut answered = false;
         // The system calls come first: workers wait for the second lock.
         for id in some {
             let Some(known) = table.known.get_mut(id) else { continue };
@@ -348,7 +376,12 @@ impl Connections {
                 {
                     shared.fdb.refresh(network, mac, port, now - idle(direction.last, clock));
                 }
+                answered |= direction.answers && direction.frames > 0;
             }
+        }
+        // What is counted was reported before, and an answer is to be told before what followed it.
+        if answered {
+            self.note_reports(table, shared, epoch);
         }
         let mut state = shared.forwarding.lock().unwrap_or_else(PoisonError::into_inner);
         for id in some {
@@ -390,6 +423,12 @@ impl Connections {
 }
 
 impl Known {
+    /// Whether it was not answered so far, and may be yet.
+    fn waits(&self, clock: u64) -> bool {
+        let waits = |direction: &InKernel| direction.answers && idle(direction.since, clock) < ANSWER_WITHIN;
+        self.directions.iter().flatten().any(waits)
+    }
+
     /// What is to be told of it.
     fn news(&mut self, now: Time, clock: u64) -> Vec<Passed> {
         let both = [Direction::Original, Direction::Reply].into_iter().zip(&mut self.directions);

@@ -13,18 +13,21 @@
 //! ```
 //!
 //! So are connections between a container and the outside, once they are open and busy: the router says how it has translated a
-//! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]). It reports FINs as it
-//! forwards them, and a connection of which both were is taken back before the next frame is decided about.
+//! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]). It reports answers to SYNs
+//! ([`answers`]) and FINs as it forwards them, and a connection of which both FINs were is taken back before the next frame is
+//! decided about.
 //!
 //! Everything else, and everything for the stages of users, goes the ordinary way: the fast path is an optimisation that may be
 //! absent (no BPF, Linux before 6.6, `fast_path = false`), not another switch.
 
+mod answers;
 mod attacher;
 pub mod carry;
 mod connections;
 pub mod epoch;
 pub mod offer;
 mod program;
+mod report;
 mod translate;
 mod uplinks;
 
@@ -40,7 +43,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use self::attacher::Attacher;
 use self::carry::Carry;
-use self::connections::{Connections, Fins, MAX_DIRECTIONS};
+use self::connections::{Connections, MAX_DIRECTIONS, Told};
 use self::epoch::Epoch;
 use self::offer::Flow;
 use self::uplinks::Uplinks;
@@ -210,11 +213,11 @@ impl FastPath {
         connections.install(carry, epoch, snapshot, shared, &self.attacher)
     }
 
-    /// Takes note of connections that have closed in the kernel. Before the stages see anything: ports that are given back are
-    /// taken again in the order in which they were.
-    pub fn take_note_of_closed(&self, shared: &Shared) {
+    /// Takes note of connections that were answered, or have closed, in the kernel. Before the stages see anything: ports that are given
+    /// back are taken again in the order in which they were.
+    pub fn read_reports(&self, shared: &Shared) {
         if let Some(connections) = &self.connections {
-            connections.take_note_of_closed(shared, self.epoch.current());
+            connections.read_reports(shared, self.epoch.current());
         }
     }
 
@@ -349,15 +352,15 @@ fn load_connections(
     limit: u32,
 ) -> Result<Connections, FastPathError> {
     let map = Map::create(MapKind::Hash, "swd_connections", translate::KEY, translate::VALUE, limit.max(1))?;
-    let fins = Arc::new(Fins::create("swd_fins", connections::FIN_BYTES)?);
+    let told = Arc::new(Told::create("swd_reports", connections::REPORT_BYTES)?);
     let uplink = program::ingress(handoff, translate::Side::Uplinks);
     let uplink = Program::load(ProgramKind::Ingress, "swd_uplink_in", &uplink)?;
     let exit = Program::load(ProgramKind::Ingress, "swd_exit", &translate::exit(handoff))?;
     let host = Attacher::start(connections::programs(uplink, exit), host.try_clone()?)?;
     let (connections, handoff, epoch) = (Arc::new(map), Arc::clone(handoff), Arc::clone(epoch));
     let maps =
-        uplinks::Maps { connections: Arc::clone(&connections), fins: Arc::clone(&fins), handoff, epoch };
-    Ok(Connections::new(connections, fins, host, Uplinks::new(maps), limit as usize))
+        uplinks::Maps { connections: Arc::clone(&connections), told: Arc::clone(&told), handoff, epoch };
+    Ok(Connections::new(connections, told, host, Uplinks::new(maps), limit as usize))
 }
 
 fn ifindex(port: &Port) -> Option<u32> {

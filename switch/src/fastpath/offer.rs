@@ -1,5 +1,8 @@
 //! Which flows are worth to be handed to the kernel. Pure: part of the engine.
 
+use nat::{Direction, Time};
+
+use super::answers::Answers;
 use super::carry::Carry;
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 use crate::mac::Mac;
@@ -18,7 +21,7 @@ pub(super) const V6_HEADERS: [u8; 2] = [6, 17];
 /// Which of the connections that may be handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Those whose SYN was answered just now.
+    /// Those whose SYN, or the answer to it, passes just now.
     JustOpened,
     /// All of them.
     Any,
@@ -94,7 +97,9 @@ pub struct Offers {
     carries: Vec<Carry>,
     /// SYNs without an answer so far, and the epoch in which they were decided about.
     openers: Vec<Option<(Carry, u32)>>,
+    answers: Answers,
     epoch: u32,
+    now: Time,
 }
 
 impl Default for Offers {
@@ -104,7 +109,9 @@ impl Default for Offers {
             ready: Vec::new(),
             carries: Vec::new(),
             openers: vec![None; OPENERS],
+            answers: Answers::default(),
             epoch: 0,
+            now: Time::ZERO,
         }
     }
 }
@@ -126,25 +133,33 @@ impl Offers {
         self.places[flow.place()] = None;
     }
 
-    /// What is noted from now on is decided in this epoch, or a later one.
-    pub const fn begin(&mut self, epoch: u32) {
-        self.epoch = epoch;
+    /// What is noted from `now` on is decided in this epoch, or a later one.
+    pub const fn begin(&mut self, epoch: u32, now: Time) {
+        (self.epoch, self.now) = (epoch, now);
     }
 
-    /// Notes a direction of a connection that may be handed over. With the answer to a SYN the SYN's direction is, too.
+    /// Notes a direction of a connection that may be handed over. With the answer to a SYN the SYN's direction is, too, and with a
+    /// SYN its answer's, if it is known how that will go.
     pub fn carried(&mut self, carry: Carry) {
         let connection = carry.routed.connection;
         let opener = &mut self.openers[carry.opener_port() % OPENERS];
         if carry.opens() {
-            *opener = Some((carry, self.epoch));
+            match self.answers.to(&carry, self.epoch, self.now) {
+                Some(answer) => self.carries.extend([carry, answer]),
+                None => *opener = Some((carry, self.epoch)),
+            }
             return;
         }
-        if carry.is_new()
-            && let Some((opener, epoch)) =
+        if carry.is_new() {
+            if carry.routed.direction == Direction::Reply {
+                self.answers.went(&carry, self.epoch, self.now);
+            }
+            if let Some((opener, epoch)) =
                 opener.take_if(|(opener, _)| opener.routed.connection == connection)
-            && epoch == self.epoch
-        {
-            self.carries.push(Carry { state: carry.state, ..opener });
+                && epoch == self.epoch
+            {
+                self.carries.push(Carry { state: carry.state, ..opener });
+            }
         }
         let same = |c: &&mut Carry| {
             (c.routed.connection, c.routed.direction) == (connection, carry.routed.direction)
@@ -158,7 +173,7 @@ impl Offers {
     /// A connection that may be handed over, since the last call.
     pub fn take_carry(&mut self, which: Which) -> Option<Carry> {
         match which {
-            Which::JustOpened => self.carries.extract_if(.., |carry| carry.is_new()).next(),
+            Which::JustOpened => self.carries.extract_if(.., |carry| carry.opens() || carry.is_new()).next(),
             Which::Any => self.carries.pop(),
         }
     }

@@ -16,14 +16,15 @@
 //! namespaces in any other way (`skb_scrub_packet`, net/core/skbuff.c).
 //!
 //! Not for the kernel, and received by the worker as ever: IP options, fragments, a hop limit that ends here, SYN, RST, a frame or
-//! segment longer than the way takes, and frames whose lengths contradict each other. A FIN is reported as it passes ([`Fin`]); if
-//! there is no room for the report, the worker receives it.
+//! segment longer than the way takes, and frames whose lengths contradict each other. A FIN, and the answer to a SYN that was let through
+//! with its answer to come, is reported as it passes ([`super::report`]); if there is no room for the report, the worker receives it.
 
 use super::program::{
     CX, ETHERNET, FLOW, NEXT, NOTE, TO, begin, context, helper, load_ethernet, receive, stack,
 };
 use nat::{ConnectionId, Direction};
 
+use super::report::Report;
 use crate::mac::Mac;
 use crate::sys::assembler::{Assembler, STACK};
 use crate::sys::bpf::{Insn, Map};
@@ -66,30 +67,9 @@ pub(super) mod offset {
     pub(in crate::fastpath) const CONNECTION: i16 = 56;
     /// The direction, for reports.
     pub(in crate::fastpath) const DIRECTION: i16 = 64;
+    /// Not 0 if the answer to a SYN may pass.
+    pub(in crate::fastpath) const ANSWERS: i16 = 68;
     pub(in crate::fastpath) const REWRITE: i16 = 72;
-}
-
-/// A FIN that the kernel has forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fin {
-    pub(super) connection: ConnectionId,
-    pub(super) direction: Direction,
-    /// The sequence number after it.
-    pub(super) end: u32,
-}
-
-impl Fin {
-    /// Bytes of a report: connection (8), direction and number (4 each).
-    pub(super) const SIZE: u16 = 16;
-
-    pub(super) fn parse(report: [u8; Self::SIZE as usize]) -> Self {
-        let [a, b, c, d, e, f, g, h, direction @ .., i, j, k, l] = report;
-        Self {
-            connection: ConnectionId::from_bits(u64::from_ne_bytes([a, b, c, d, e, f, g, h])),
-            direction: if direction == [0; 4] { Direction::Original } else { Direction::Reply },
-            end: u32::from_ne_bytes([i, j, k, l]),
-        }
-    }
 }
 
 /// In a note: the rewrite's parts.
@@ -125,15 +105,21 @@ mod at {
     pub(super) const WINDOW: i16 = TCP + 10;
     /// Length of the TCP or UDP header.
     pub(super) const L4: i16 = -92;
-    /// A [`super::Fin`]: below all of `program`'s.
-    pub(super) const FIN: i16 = -152;
-    pub(super) const FIN_DIRECTION: i16 = FIN + 8;
-    pub(super) const FIN_END: i16 = FIN + 12;
+    /// A [`Report`](super::Report): below all of `program`'s.
+    pub(super) const REPORT: i16 = -208;
+    pub(super) const REPORT_DIRECTION: i16 = REPORT + 8;
+    /// The sequence number after the segment.
+    pub(super) const END: i16 = REPORT + 12;
+    pub(super) const REPORT_TCP: i16 = REPORT + 16;
+    pub(super) const REPORT_OPTIONS: i16 = REPORT_TCP + 16;
 }
 
 const IP_HEADER: i32 = 20;
+const TCP_HEADER: i32 = 20;
+const TCP_OPTIONS: i32 = 40;
 const TCP_FLAGS: i32 = 0x16; // ACK, RST, SYN
 const TCP_ACK: i32 = 0x10;
+const TCP_SYN: i32 = 0x02;
 const TCP_FIN: i32 = 0x01;
 const PROTOCOL_TCP: i32 = 6;
 const PROTOCOL_UDP: i32 = 17;
@@ -216,6 +202,8 @@ pub(super) struct Rewrite {
     /// Whose they are.
     pub(super) connection: ConnectionId,
     pub(super) direction: Direction,
+    /// Whether the answer to a SYN may be among them.
+    pub(super) answers: bool,
 }
 
 /// The value of a key.
@@ -230,6 +218,7 @@ pub(super) fn value(rewrite: &Rewrite, epoch: u32) -> [u8; VALUE] {
     put(offset::MTU, &rewrite.mtu.to_ne_bytes());
     put(offset::CONNECTION, &rewrite.connection.to_bits().to_ne_bytes());
     put(offset::DIRECTION, &u32::from(rewrite.direction == Direction::Reply).to_ne_bytes());
+    put(offset::ANSWERS, &u32::from(rewrite.answers).to_ne_bytes());
     let (before, after) = (rewrite.arrives.bytes(), rewrite.leaves.bytes());
     let addresses = difference(&before[..8], &after[..8]);
     // One hop less, by RFC 1624: the complement of the old half-word and the new one.
@@ -335,7 +324,7 @@ pub(super) fn exit(handoff: &Map) -> Vec<Insn> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tables<'a> {
     pub(super) connections: &'a Map,
-    pub(super) fins: &'a Map,
+    pub(super) reports: &'a Map,
 }
 
 /// Part of a filter: looks the connection of a frame up, whose Ethernet header is on the stack. One that the kernel is to
@@ -382,7 +371,7 @@ pub(super) fn look_up(
     a.label("tcp");
     load(a, ETHERNET + IP_HEADER + 4, at::TCP, 16, other);
     a.load8(1, STACK, at::FLAGS);
-    a.and(1, TCP_FLAGS);
+    a.and(1, TCP_FLAGS & !TCP_SYN);
     a.jump_unless_equal(1, TCP_ACK, other);
     a.load8(1, STACK, at::OFFSET);
     a.and(1, 0xf0);
@@ -411,6 +400,15 @@ pub(super) fn look_up(
     a.load32(1, 0, 0);
     a.load32(2, FLOW, offset::EPOCH);
     a.jump_unless_same(1, 2, other);
+    a.load8(1, STACK, at::FLAGS);
+    a.and(1, TCP_SYN);
+    a.jump_if_equal(1, 0, "expected");
+    a.load32(1, FLOW, offset::ANSWERS);
+    a.jump_if_equal(1, 0, other);
+    a.load8(1, STACK, at::FLAGS);
+    a.and(1, TCP_FIN);
+    a.jump_unless_equal(1, 0, other);
+    a.label("expected");
 
     // Does it fit? Of a super-frame its segments are what counts.
     a.mov(1, TO);
@@ -432,20 +430,21 @@ pub(super) fn look_up(
     a.add_constant(1, -IP_HEADER);
     a.load32(2, STACK, at::L4);
     a.subtract(1, 2);
-    // A FIN has a number of its own.
+    // SYN and FIN have a number of their own, and are reported.
     a.load8(2, STACK, at::FLAGS);
-    a.and(2, TCP_FIN);
-    a.add(1, 2);
-    a.store32(STACK, 1, at::FIN_END);
-    a.jump_if_equal(2, 0, "told");
-    a.load64(1, FLOW, offset::CONNECTION);
-    a.store64(STACK, 1, at::FIN);
-    a.load32(1, FLOW, offset::DIRECTION);
-    a.store32(STACK, 1, at::FIN_DIRECTION);
-    a.report(tables.fins, at::FIN, Fin::SIZE);
-    a.jump_unless_equal(0, 0, other);
+    a.mov(3, 2);
+    a.and(3, TCP_FIN);
+    a.add(1, 3);
+    a.and(2, TCP_SYN);
+    a.mov(4, 2);
+    a.shift_right(4, 1);
+    a.add(1, 4);
+    a.store32(STACK, 1, at::END);
+    a.add(3, 2);
+    a.jump_if_equal(3, 0, "told");
+    report(a, tables.reports, other);
     a.label("told");
-    a.load32(1, STACK, at::FIN_END);
+    a.load32(1, STACK, at::END);
     a.store32(FLOW, 1, offset::END);
     a.load32(1, STACK, at::ACK);
     a.store32(FLOW, 1, offset::ACK);
@@ -473,6 +472,36 @@ pub(super) fn look_up(
     a.load32(1, FLOW, offset::VIA);
     a.store32(NOTE, 1, 4);
     a.jump(noted);
+}
+
+/// Reports a segment of [`FLOW`] whose header is on the stack up to its options, and the number after it, too.
+fn report(a: &mut Assembler, reports: &Map, failed: &'static str) {
+    a.load64(1, FLOW, offset::CONNECTION);
+    a.store64(STACK, 1, at::REPORT);
+    a.load32(1, FLOW, offset::DIRECTION);
+    a.store32(STACK, 1, at::REPORT_DIRECTION);
+    for word in [0, 8] {
+        a.load64(1, STACK, at::TCP + word);
+        a.store64(STACK, 1, at::REPORT_TCP + word);
+    }
+    a.constant(1, 0);
+    for word in [0, 8, 16, 24, 32] {
+        a.store64(STACK, 1, at::REPORT_OPTIONS + word);
+    }
+    // The verifier has to see how many there are.
+    a.load32(4, STACK, at::L4);
+    a.add_constant(4, -TCP_HEADER);
+    a.jump_if_greater(4, TCP_OPTIONS, failed);
+    a.jump_if_less(4, 1, "no options");
+    a.mov(1, CX);
+    a.constant(2, ETHERNET + IP_HEADER + TCP_HEADER);
+    a.mov(3, STACK);
+    a.add_constant(3, i32::from(at::REPORT_OPTIONS));
+    a.call(helper::SKB_LOAD_BYTES);
+    a.jump_unless_equal(0, 0, failed);
+    a.label("no options");
+    a.report(reports, at::REPORT, Report::SIZE);
+    a.jump_unless_equal(0, 0, failed);
 }
 
 /// Part of an ingress program: makes of the frame what [`NOTE`] says. The checksum helpers know finished checksums and those
@@ -555,16 +584,17 @@ mod tests {
             tcp: false,
             connection: ConnectionId::from_bits(7 << 32 | 8),
             direction: Direction::Reply,
+            answers: true,
         };
         let value = value(&rewrite, 9);
         assert_eq!(value[0..8], [3_u32.to_ne_bytes(), 9_u32.to_ne_bytes()].concat());
         assert_eq!(value[72..80], [0x5d00_0005_u32.to_ne_bytes(), 40_u32.to_ne_bytes()].concat());
         assert_eq!(value[80..92], [[1; 6], [2; 6]].concat());
         assert_eq!(value[96..108], LEAVES.bytes());
-        // The kernel copies what a report says of the connection from there.
-        let report = [&value[56..68], &1234_u32.to_ne_bytes()].concat().try_into().unwrap();
-        let fin = Fin { connection: rewrite.connection, direction: rewrite.direction, end: 1234 };
-        assert_eq!(Fin::parse(report), fin);
+        assert_eq!(value[68..72], 1_u32.to_ne_bytes());
+        // Reports say of the connection what is there.
+        assert_eq!(value[56..64], (7_u64 << 32 | 8).to_ne_bytes());
+        assert_eq!(value[64..68], 1_u32.to_ne_bytes());
         assert_eq!(crate::fastpath::program::HANDOFF, 56);
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use libc::sock_filter;
 
 use super::attacher::Attacher;
-use super::connections::Fins;
+use super::connections::Told;
 use super::translate::{self, Tables};
 use crate::sys::bpf::{Map, Program, ProgramKind};
 use crate::sys::packet::PacketSocket;
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Maps {
     pub(super) connections: Arc<Map>,
-    pub(super) fins: Arc<Fins>,
+    pub(super) told: Arc<Told>,
     pub(super) handoff: Arc<Map>,
     pub(super) epoch: Arc<super::epoch::Epoch>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Maps {
 impl Maps {
     fn program(&self, filter: &[sock_filter]) -> Option<Program> {
         let words = self.epoch.words()?;
-        let tables = Tables { connections: &self.connections, fins: self.fins.map() };
+        let tables = Tables { connections: &self.connections, reports: self.told.map() };
         let program = translate::uplink_filter(filter, tables, &self.handoff, words)?;
         let program = Program::load(ProgramKind::SocketFilter, "swd_uplink", &program);
         program.inspect_err(|e| tracing::error!("no fast path from the uplinks: {e}")).ok()
