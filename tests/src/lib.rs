@@ -5,6 +5,7 @@
 //! watches what leaves the host.
 
 pub mod captured;
+pub mod carried;
 pub mod containers;
 pub mod crowd;
 pub mod dhcp;
