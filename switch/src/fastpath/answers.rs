@@ -67,8 +67,8 @@ impl Answers {
         self.places[key.place()] = Some(Way { key, carry: *answer, epoch, at: now });
     }
 
-    /// The answer to a SYN, where it is known to go back the way that the SYN comes, through packets of the same length: then the
-    /// router would not lower the segment size that it offers.
+    /// The answer to a SYN, where it is known to go back the way that the SYN comes, and both ways take packets of the same length: of
+    /// the segment size that an answer offers, which the router may lower, one who sends by such a way cannot use more anyway.
     pub(super) fn to(&self, opener: &Carry, epoch: u32, now: Time) -> Option<Carry> {
         let [question, answer] = opener.tuples;
         let key = Key::new(opener.to, opener.from, [answer, question]);
