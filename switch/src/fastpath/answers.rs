@@ -2,7 +2,7 @@
 //!
 //! A direction is handed over once the router has decided about a packet of it. The answer to a SYN is the first of its
 //! direction, so it would always be a worker's. Not if the answer to another SYN has just gone the same way: then both
-//! directions are handed over with the SYN, and the kernel reports the answer ([`super::translate::Report`]).
+//! directions are handed over with the SYN, and the kernel reports the answer ([`super::report`]).
 
 use std::time::Duration;
 
