@@ -97,7 +97,8 @@ impl Engine {
         ]);
         command.arg("native.cgroupdriver=cgroupfs").arg("--cgroup-parent").arg(format!("/{}", self.name));
         command.arg("-H").arg(format!("unix://{}", self.file("sock").display()));
-        for (option, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
+        command.arg("--exec-root").arg(self.exec_root());
+        for (option, name) in [("--data-root", "data"), ("--pidfile", "pid")] {
             command.arg(option).arg(self.file(name));
         }
         command.args(&self.arguments);
@@ -191,6 +192,11 @@ impl Engine {
     #[track_caller]
     pub fn remove(&self, containers: &[&str]) {
         self.docker(&[&["rm", "-f"], containers].concat());
+    }
+
+    /// Where the engine keeps what lives as long as its containers: `/var/run/docker` of one that is not a test's.
+    pub fn exec_root(&self) -> PathBuf {
+        self.file("exec")
     }
 
     /// What the engine wrote.

@@ -85,8 +85,9 @@ fn which(program: &str) -> Option<PathBuf> {
 /// When it is not there: `make test` builds it first.
 pub fn binary(name: &str) -> PathBuf {
     let me = std::env::current_exe().expect("the program's own path");
-    let folder = me.parent().expect("target/<profile>, or target/<profile>/deps for a test");
-    let profile = if folder.ends_with("deps") { folder.parent().expect("target/<profile>") } else { folder };
+    let folder = me.parent().expect("target/<profile>, or a folder in it: of a test or an example");
+    let within = ["deps", "examples"].iter().any(|within| folder.ends_with(within));
+    let profile = if within { folder.parent().expect("target/<profile>") } else { folder };
     let path = profile.join(name);
     assert!(
         path.is_file(),
