@@ -11,6 +11,8 @@ use crate::site::Site;
 
 /// How much longer a container may take to start with a thousand published ports.
 const FOR_A_THOUSAND: Duration = ms(500);
+/// How often that is tried at most.
+const TRIALS: usize = 5;
 
 /// Containers, known by their names.
 pub trait Containers {
@@ -104,8 +106,15 @@ fn switch_links(site: &Site) -> Vec<String> {
 /// When they take longer than they may.
 #[track_caller]
 pub fn a_thousand_ports_cost_little(what: &str, mut timed: impl FnMut(bool) -> Duration) {
-    // The shorter of two: the first container of an engine takes longer.
-    let [without, with] = [false, true].map(|with| timed(with).min(timed(with)));
+    // The shortest of some, in turns: the first container of an engine takes longer, and the machine may have more to do.
+    let (mut without, mut with) = (Duration::MAX, Duration::MAX);
+    for _ in 0..TRIALS {
+        without = without.min(timed(false));
+        with = with.min(timed(true));
+        if with < without + FOR_A_THOUSAND && without < with + FOR_A_THOUSAND {
+            break;
+        }
+    }
     println!("{what}: {without:?}; with a thousand ports: {with:?}");
     assert!(with < without + FOR_A_THOUSAND, "{what}: {without:?}; with a thousand ports: {with:?}");
 }
