@@ -106,6 +106,8 @@ fn a_hundred_come_and_go_at_once() {
             }
             ns.delete();
         });
+        // The kernel has room for 1,024 neighbors, of all namespaces together (`gc_thresh3`).
+        neighbor.ip(&["neigh", "flush", "all"]);
         wait_until("ports and leases are gone", s(20), || {
             let network = site.row(&["network", "ls"], "name", "default").expect("default");
             let ports = site.rows(&["port", "ls"]).into_iter().filter(|p| p["kind"] != "host").count();
