@@ -9,6 +9,8 @@ use std::time::Duration;
 use nat::{Address, Direction, Time};
 
 use super::carry::{Carry, Routed};
+use super::offer::place;
+use crate::mac::Mac;
 use crate::router::resolve::Ingress;
 
 /// An answer goes as another went before for so long. It delays what is learned of neighbors by as much.
@@ -32,10 +34,7 @@ impl Key {
     }
 
     fn place(&self) -> usize {
-        // FNV-1a of what tells them apart; who collides on purpose has his answers forwarded by workers.
-        let bytes = self.addresses.iter().flat_map(|address| address.v4_octets());
-        let hash = bytes.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-        (hash >> 24) as usize % PLACES
+        place(self.addresses.iter().flat_map(|address| address.v4_octets()), PLACES)
     }
 }
 
@@ -74,7 +73,7 @@ impl Answers {
         let key = Key::new(opener.to, opener.from, [answer, question]);
         let way = self.places[key.place()].filter(|way| way.key == key && way.epoch == epoch)?;
         let Carry { routed, leaves, .. } = way.carry;
-        let back = |[to, from]: [crate::mac::Mac; 2]| [from, to];
+        let back = |[to, from]: [Mac; 2]| [from, to];
         let may = now.since(way.at) < FRESH
             && routed.mtu == opener.routed.mtu
             && routed.arrived == back(opener.leaves)

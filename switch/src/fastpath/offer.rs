@@ -61,10 +61,14 @@ impl Flow {
     fn place(&self) -> usize {
         let ethertype = self.ethertype.to_ne_bytes();
         let bytes = self.src.0.iter().chain(&self.dst.0).chain(&ethertype).chain(&self.source).copied();
-        // FNV-1a over few bytes; who collides on purpose slows himself down.
-        let hash = bytes.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-        (hash >> 24) as usize % PLACES
+        place(bytes, PLACES)
     }
+}
+
+/// Which of so many places, 256 at most, what has these few bytes takes: by FNV-1a. Who collides on purpose slows himself down.
+pub(super) fn place(bytes: impl Iterator<Item = u8>, places: usize) -> usize {
+    let hash = bytes.fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    (hash >> 24) as usize % places
 }
 
 /// The source address, where a packet is of a kind that the kernel may forward.
