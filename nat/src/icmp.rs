@@ -43,8 +43,8 @@ pub(crate) fn related_tuple(packet: &mut Packet<'_>, network: NetworkId) -> Resu
 
 /// Translates an error that travels in `direction` of `connection`.
 pub(crate) fn translate(packet: &mut Packet<'_>, connection: &Connection, direction: Direction) {
-    let arriving = *connection.tuple(direction);
-    let sent = *connection.tuple(direction.reverse());
+    let arriving = connection.tuple(direction);
+    let sent = connection.tuple(direction.reverse());
     if let Some(mut quote) = packet.quote() {
         quote.translate(sent.source, sent.destination);
     }

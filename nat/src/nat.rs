@@ -399,7 +399,7 @@ impl Nat {
         let before = connection.state;
         let mut refresh = true;
         if let Some(segment) = packet.tcp() {
-            let mut ends = connection.ends;
+            let mut ends = connection.ends();
             match ends.follow(before, direction, &segment) {
                 Effect::Ignored => refresh = false,
                 Effect::Reopened => {
@@ -416,7 +416,7 @@ impl Nat {
                     connection.state = state;
                 }
             }
-            connection.ends = ends;
+            connection.set_ends(ends);
         } else if direction == Direction::Reply && before == State::Unreplied {
             connection.state = State::Replied;
         }
@@ -430,7 +430,7 @@ impl Nat {
             refresh = false;
         }
         Self::note_if_over(&mut self.masquerade, connection, id);
-        let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
+        let lifetime = config.timeouts.of(&connection.tuple(Direction::Original), connection.state);
         let mut changed = connection.state != before;
         if refresh {
             self.table.set_deadline(id, now + lifetime);
@@ -543,7 +543,7 @@ enum Whose {
 }
 
 /// The way of a packet that travels in `direction` of a connection.
-const fn forward(connection: ConnectionId, found: &Connection, direction: Direction) -> Forward {
+fn forward(connection: ConnectionId, found: &Connection, direction: Direction) -> Forward {
     let other = direction.reverse();
     let to = Party { network: found.tuple(other).network, owner: found.owner(other) };
     Forward { connection, direction, to, generation: found.generation }

@@ -39,7 +39,7 @@ fn party(owner: OwnerId) -> record::Party {
     if owner == OwnerId::OUTSIDE {
         return record::Party::OUTSIDE;
     }
-    record::Party { network: Key::of("default"), port: Key::of(&format!("c{}", owner.0)) }
+    record::Party::of("default", &format!("c{}", owner.0))
 }
 
 fn write_down(nat: &mut Nat, writer: &mut Writer) -> u32 {

@@ -30,7 +30,7 @@ impl Index {
         while link != NONE {
             let (index, direction) = unpack(link);
             let entry = slab.get(index)?;
-            if entry.connection.tuple(direction) == tuple {
+            if entry.connection.is(direction, tuple) {
                 return Some((index, direction));
             }
             link = entry.chain[direction.index()];
@@ -40,7 +40,7 @@ impl Index {
 
     pub(super) fn insert(&mut self, slab: &mut Slab<Entry>, index: u32, direction: Direction) {
         let Some(entry) = slab.get_mut(index) else { return };
-        let chain = self.chain(entry.connection.tuple(direction));
+        let chain = self.chain(&entry.connection.tuple(direction));
         entry.chain[direction.index()] = self.heads.first(chain);
         self.heads.set_first(chain, pack(index, direction));
     }
@@ -48,7 +48,7 @@ impl Index {
     pub(super) fn remove(&mut self, slab: &mut Slab<Entry>, index: u32, direction: Direction) {
         let Some(entry) = slab.get(index) else { return };
         let next = entry.chain[direction.index()];
-        let chain = self.chain(entry.connection.tuple(direction));
+        let chain = self.chain(&entry.connection.tuple(direction));
         let mut link = self.heads.first(chain);
         if link == pack(index, direction) {
             self.heads.set_first(chain, next);

@@ -91,7 +91,8 @@ impl Nat {
         connection.generation = self.generation;
         connection.profile = self.networks.get(&inside).copied().unwrap_or_default();
         if let Some((ends, state)) = packet.tcp().and_then(|segment| Ends::open(&segment)) {
-            (connection.ends, connection.state) = (ends, state);
+            connection.set_ends(ends);
+            connection.state = state;
         }
         let config = self.profile(inside);
         connection.deadline = now + config.timeouts.of(&tuple, connection.state);

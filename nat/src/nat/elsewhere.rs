@@ -59,7 +59,7 @@ impl Nat {
     /// How long a connection lives from now without packets.
     pub fn lifetime(&self, connection: &Connection) -> Duration {
         let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
-        config.timeouts.of(connection.tuple(Direction::Original), connection.state)
+        config.timeouts.of(&connection.tuple(Direction::Original), connection.state)
     }
 
     /// Takes note of the answer to a SYN that passed elsewhere. To be told before what passed with it or after it; its packet and its bytes
@@ -70,11 +70,13 @@ impl Nat {
         if before.is_over() {
             return;
         }
-        let Effect::State(state) = connection.ends.follow(before, Direction::Reply, answer) else { return };
+        let mut ends = connection.ends();
+        let Effect::State(state) = ends.follow(before, Direction::Reply, answer) else { return };
+        connection.set_ends(ends);
         if state != before {
             connection.state = state;
             let config = self.profiles.get(usize::from(connection.profile)).copied().unwrap_or_default();
-            let lifetime = config.timeouts.of(connection.tuple(Direction::Original), state);
+            let lifetime = config.timeouts.of(&connection.tuple(Direction::Original), state);
             self.table.set_deadline(id, now + lifetime);
             self.table.note_change(id);
         }
@@ -94,14 +96,16 @@ impl Nat {
         if any && before != State::SynSent {
             let last = [original, reply].map(|passed| passed.and_then(|p| p.tcp));
             let fins = [original, reply].map(|passed| passed.and_then(|p| p.fin));
-            let state = connection.ends.resume(last, fins);
+            let mut ends = connection.ends();
+            let state = ends.resume(last, fins);
+            connection.set_ends(ends);
             let follows = matches!(before, State::Established | State::Closing) && closes;
             if before == State::SynReceived || follows {
                 connection.state = state;
             }
         }
         let changed = connection.state != before;
-        let lifetime = config.timeouts.of(connection.tuple(Direction::Original), connection.state);
+        let lifetime = config.timeouts.of(&connection.tuple(Direction::Original), connection.state);
         // What closes lives shorter than it did.
         let mut deadline = if changed { Time::ZERO } else { connection.deadline };
         for passed in passed.iter().filter(|passed| passed.packets > 0 || changed) {

@@ -45,10 +45,10 @@ impl Nat {
             Some(Scope::Shared) => Shared::Overloaded,
         };
         let record = Record {
-            tuples: directions.map(|d| *connection.tuple(d)),
+            tuples: connection.tuples(),
             owners: directions.map(|d| connection.owner(d)),
             state: connection.state,
-            ends: connection.ends.essence(),
+            ends: connection.ends().essence(),
             ruled: connection.rule().is_some(),
             shared,
             created: connection.created(),
@@ -95,7 +95,7 @@ impl Nat {
         let mut connection = Connection::new(now, record.tuples, record.owners, rule);
         connection.resume(record.created, record.counters);
         connection.deadline = deadline;
-        connection.ends = ends;
+        connection.set_ends(ends);
         connection.state = record.state;
         connection.mapping = mapping;
         connection.generation = self.generation.wrapping_sub(1);

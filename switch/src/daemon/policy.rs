@@ -96,8 +96,8 @@ fn services(service: Option<&api::Service>) -> Services {
 /// Whether a connection may be opened, by the rules as they are.
 fn may_be(snapshot: &Snapshot, connection: &nat::Connection) -> bool {
     let (asked, answer) = (connection.tuple(Direction::Original), connection.tuple(Direction::Reply));
-    let from = end(snapshot, asked, connection.owner(Direction::Original));
-    let to = end(snapshot, answer, connection.owner(Direction::Reply));
+    let from = end(snapshot, &asked, connection.owner(Direction::Original));
+    let to = end(snapshot, &answer, connection.owner(Direction::Reply));
     // Who is called in the end: the published port's target, not the host's port.
     let service = Service::new(asked.protocol, answer.source.port);
     let isolates =

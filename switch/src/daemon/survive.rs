@@ -20,20 +20,19 @@ use crate::worker;
 /// Where the machine says which life of its this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Names as the journal has them, and what they stand for now.
+/// Who the journal's parties are now.
 struct Names<'a> {
     snapshot: &'a Snapshot,
-    networks: HashMap<Key, &'a snapshot::Network>,
-    ports: HashMap<Key, (PortId, snapshot::NetworkId)>,
+    ports: HashMap<Party, (&'a snapshot::Network, PortId)>,
 }
 
 impl<'a> Names<'a> {
     fn new(snapshot: &'a Snapshot) -> Self {
-        Self {
-            snapshot,
-            networks: snapshot.networks().map(|n| (Key::of(&n.name), n)).collect(),
-            ports: snapshot.ports().map(|p| (Key::of(&p.name), (p.id, p.network))).collect(),
-        }
+        let named = |port: &snapshot::Port| {
+            let network = snapshot.network(port.network)?;
+            Some((Party::of(&network.name, &port.name), (network, port.id)))
+        };
+        Self { snapshot, ports: snapshot.ports().filter_map(named).collect() }
     }
 
     /// Who sends from an address now; `None` if the port, its network or the address is there no more.
@@ -41,10 +40,9 @@ impl<'a> Names<'a> {
         if party == Party::OUTSIDE {
             return Some((NetworkId::OUTSIDE, OwnerId::OUTSIDE));
         }
-        let network = self.networks.get(&party.network)?;
-        let (port, of) = self.ports.get(&party.port)?;
+        let (network, port) = self.ports.get(&party)?;
         let leased = self.snapshot.leases.get(&(network.id, address)).is_none_or(|to| to == port);
-        let there = *of == network.id && network.contains(address) && leased;
+        let there = network.contains(address) && leased;
         there.then(|| (nat_network(network.id), owner(*port)))
     }
 

@@ -72,7 +72,7 @@ impl Carry {
         (from, to): (Ingress, Ingress),
         leaves: [Mac; 2],
     ) -> Option<Self> {
-        let tuples = [routed.direction, routed.direction.reverse()].map(|d| *connection.tuple(d));
+        let tuples = [routed.direction, routed.direction.reverse()].map(|d| connection.tuple(d));
         let known = matches!(tuples[0].protocol, Protocol::Tcp | Protocol::Udp);
         let v4 = |end: Endpoint| end.address.is_v4();
         let v4 = tuples.iter().all(|tuple| v4(tuple.source) && v4(tuple.destination));

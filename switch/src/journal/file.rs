@@ -9,7 +9,7 @@ use crate::sys::mapped::MappedFile;
 /// Begins every such file.
 const MAGIC: u64 = u64::from_le_bytes(*b"swdconn\n");
 /// The format. Raise it when a record's bytes mean something else.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Bytes of the header that its checksum is of; the checksum follows.
 const HEADER: usize = 56;
 /// How many places were ever used: a word that grows.

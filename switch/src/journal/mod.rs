@@ -12,7 +12,7 @@
 //!
 //! At a start the file is read ([`file::read`]), each record is checked by itself ([`record`]), its names are looked up in what
 //! there is now, and [`nat::Nat::restore`] takes it or refuses it. The new process writes a file of its own, which takes
-//! the old one's place when all of it was read. A record says who it is of by *keys*, made of the names of ports and networks:
+//! the old one's place when all of it was read. A record says who it is of by a hash of the names of port and network:
 //! their numbers differ from run to run.
 
 pub mod file;
@@ -81,9 +81,6 @@ fn party_of(record: &nat::Record, direction: usize, snapshot: &Snapshot) -> Part
     let (Some(network), Some(port)) = (network_of(tuple.network), port_of(owner)) else {
         return Party::OUTSIDE;
     };
-    // What is gone already is not found again either.
-    Party {
-        network: snapshot.network(network).map_or(Key::GONE, |n| Key::of(&n.name)),
-        port: snapshot.port(port).map_or(Key::GONE, |p| Key::of(&p.name)),
-    }
+    let names = snapshot.network(network).zip(snapshot.port(port));
+    names.map_or(Party::GONE, |(network, port)| Party::of(&network.name, &port.name))
 }

@@ -3,10 +3,10 @@
 //! ```text
 //!   0 checksum of the rest; 0: nothing here        28 the last 4 bytes of each address
 //!   8 place                                        44 opened: seconds since the machine started
-//!  12 protocol, state, sharing (+ 16: ruled), wide 48 keys: original network, port, reply network, port
-//!  16 TCP: flags and shift of each end             80 ends: nanoseconds since the machine started
-//!  20 ports: original source, destination, reply   88 packets and bytes, original and reply
-//!     source, destination                         120
+//!  12 protocol, state, sharing (+ 16: ruled), wide 48 who sends, original and reply
+//!  16 TCP: flags and shift of each end             64 ends: nanoseconds since the machine started
+//!  20 ports: original source, destination, reply   72 packets and bytes, original and reply
+//!     source, destination                         104
 //! ```
 //!
 //! Addresses are in the order of the ports. Those that are not all of IPv4 have their first twelve bytes in a *wide* part of their
@@ -17,7 +17,7 @@
 use nat::{Address, Counters, Endpoint, NetworkId, OwnerId, Protocol, Record, Shared, State, Time, Tuple};
 
 /// Bytes of a record without its wide part.
-pub const SIZE: usize = 120;
+pub const SIZE: usize = 104;
 /// Bytes of a wide part.
 pub const WIDE: usize = 48;
 
@@ -30,37 +30,37 @@ pub struct Bytes {
     pub wide: Option<[u8; WIDE]>,
 }
 
-/// The name of a port or network, as a number that is the same in every run.
+/// A name as a number that is the same in every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub(super) u64);
 
 impl Key {
-    const OUTSIDE: Self = Self(0);
-    /// Of something that was gone when it was written down.
-    pub const GONE: Self = Self(1);
-
-    /// The key of a name (FNV-1a).
+    /// The key of a name.
     pub fn of(name: &str) -> Self {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        // Neither of the two above.
-        Self(hash | 2)
+        Self(hash(name.bytes()))
     }
 }
 
-/// Who sends packets: a port of a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Party {
-    /// The network.
-    pub network: Key,
-    /// The port.
-    pub port: Key,
-}
+/// Who sends packets: a port of a network, as a number that is the same in every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Party(u64);
 
 impl Party {
     /// Someone beyond the uplink.
-    pub const OUTSIDE: Self = Self { network: Key::OUTSIDE, port: Key::OUTSIDE };
+    pub const OUTSIDE: Self = Self(0);
+    /// Who was gone when it was written down.
+    pub const GONE: Self = Self(1);
+
+    /// A port by the names of its network and itself, neither of which has a zero byte.
+    pub fn of(network: &str, port: &str) -> Self {
+        // Neither of the two above.
+        Self(hash(network.bytes().chain([0]).chain(port.bytes())) | 2)
+    }
+}
+
+/// FNV-1a.
+fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A record as it was found. Numbers of networks and owners in it mean nothing before they are looked up by `parties`.
@@ -126,10 +126,8 @@ pub fn encode(stored: &Stored, seed: u64) -> Bytes {
     let [opener, answerer] = parties;
     let [went, came] = record.counters;
     let words = [
-        opener.network.0,
-        opener.port.0,
-        answerer.network.0,
-        answerer.port.0,
+        opener.0,
+        answerer.0,
         record.deadline.as_nanos(),
         went.packets,
         went.bytes,
@@ -181,20 +179,17 @@ pub fn decode(
         Endpoint { address, port: half(20 + 2 * i) }
     };
     let protocol = Protocol::from(bytes[12]);
-    let party = |i: usize| Party { network: Key(word(48 + 16 * i)), port: Key(word(56 + 16 * i)) };
-    let parties = [party(0), party(1)];
-    let halves_agree = |p: &Party| (p.network == Key::OUTSIDE) == (p.port == Key::OUTSIDE);
     let tuple = |i: usize| Tuple {
         source: endpoint(i),
         destination: endpoint(i + 1),
         protocol,
         network: NetworkId::OUTSIDE,
     };
-    let counters = |i: usize| Counters { packets: word(88 + 16 * i), bytes: word(96 + 16 * i) };
+    let counters = |i: usize| Counters { packets: word(72 + 16 * i), bytes: word(80 + 16 * i) };
     let found = state(bytes[13]).zip(shared(bytes[14] & 0x0f));
     let needless = wide.is_some() && (0..4).all(|i| endpoint(i).address.is_v4());
     let spare = bytes[14] >> 5 != 0 || bytes[15] > 1 || needless;
-    let Some((state, shared)) = found.filter(|_| !spare && parties.iter().all(halves_agree)) else {
+    let Some((state, shared)) = found.filter(|_| !spare) else {
         return Err(Unreadable::Malformed);
     };
     let record = Record {
@@ -205,11 +200,11 @@ pub fn decode(
         ruled: bytes[14] & 0x10 != 0,
         shared,
         created: Time::from_secs(u64::from(u32::from_le_bytes([bytes[44], bytes[45], bytes[46], bytes[47]]))),
-        deadline: Time::from_nanos(word(80)),
+        deadline: Time::from_nanos(word(64)),
         counters: [counters(0), counters(1)],
     };
     let place = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
-    Ok(Some(Stored { place, record, parties }))
+    Ok(Some(Stored { place, record, parties: [Party(word(48)), Party(word(56))] }))
 }
 
 const fn state_number(state: State) -> u8 {
@@ -287,7 +282,7 @@ mod tests {
                 deadline: Time::from_secs(u64::MAX / 2_000_000_000),
                 counters: [Counters { packets: 1, bytes: 2 }, Counters { packets: 3, bytes: u64::MAX }],
             },
-            parties: [Party { network: Key::of("default"), port: Key::of("web") }, Party::OUTSIDE],
+            parties: [Party::of("default", "web"), Party::OUTSIDE],
         }
     }
 

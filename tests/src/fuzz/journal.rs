@@ -29,7 +29,7 @@ fn origin() -> Origin {
 }
 
 fn party(port: &str) -> record::Party {
-    record::Party { network: Key::of("default"), port: Key::of(port) }
+    record::Party::of("default", port)
 }
 
 /// A translator with one network and some published ports.

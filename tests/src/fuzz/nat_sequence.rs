@@ -186,7 +186,7 @@ impl World {
                 if all.is_empty() {
                     return;
                 }
-                let tuple = *all[usize::from(connection) % all.len()].1.tuple(Direction::Reply);
+                let tuple = all[usize::from(connection) % all.len()].1.tuple(Direction::Reply);
                 drop(all);
                 let (from, to) = (tuple.source.to_string(), tuple.destination.to_string());
                 if tuple.network == NetworkId::OUTSIDE {
@@ -301,9 +301,9 @@ impl World {
         for (_, connection) in self.nat.connections(self.now, Filter::default()) {
             let (original, reply) =
                 (connection.tuple(Direction::Original), connection.tuple(Direction::Reply));
-            assert!(seen.insert(*original), "two connections have {original}");
+            assert!(seen.insert(original), "two connections have {original}");
             // To oneself, by way of one's own external endpoint, both directions are alike.
-            assert!(original == reply || seen.insert(*reply), "two connections have {reply}");
+            assert!(original == reply || seen.insert(reply), "two connections have {reply}");
             let masqueraded = original.network == NETWORK
                 && reply.network == NetworkId::OUTSIDE
                 && is_external(reply.destination.address);
