@@ -17,8 +17,8 @@ use crate::frame::{MAX_FRAME, OFFLOAD_HEADER};
 use crate::sys::packet::{OpenError, PacketSocket};
 use crate::sys::ring::Ring;
 
-/// Slots of the ring: 10 ms at 400,000 frames a second, 8 MB.
-const SLOTS: usize = 4096;
+/// Slots of the ring: 20 ms at 400,000 frames a second, 16 MB.
+const SLOTS: usize = 8192;
 
 /// A classic filter that lets nothing in.
 const NOTHING: libc::sock_filter = libc::sock_filter { code: BPF_RET_K, jt: 0, jf: 0, k: 0 };

@@ -27,8 +27,9 @@ use crate::worker;
 
 /// How long captured frames gather before they are sent.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long they gather in the sniffer's ring once there is one: short enough that it does not run full.
-const PAUSE: Duration = Duration::from_millis(2);
+/// How long they gather in the sniffer's ring once there is one: short enough that it does not run full, long enough that who shares
+/// a CPU with the thread is not held up often.
+const PAUSE: Duration = Duration::from_millis(8);
 /// Pieces that wait for the client.
 const AHEAD: usize = 1;
 /// The thread's nice value: a tenth of an ordinary program's share. With nice 19 three quarters of a flood were lost on busy CPUs.
