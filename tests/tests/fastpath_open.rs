@@ -2,8 +2,10 @@
 
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 
+use nix::sys::socket::{Shutdown, shutdown};
 use tests::carried::{Talk as _, World, number};
 use tests::netns::Namespace;
 use tests::process::{ms, s, wait_until};
@@ -123,7 +125,8 @@ fn a_refused_connection_is_refused_whatever_went_before() {
             drop(listener.accept().expect("accept"));
             assert_eq!(client.read(&mut [0; 10]).expect("the end"), 0);
         }
-        drop(listener);
+        // Not by closing it: other threads of this process start programs, and between fork and exec those have a copy of it.
+        shutdown(listener.as_raw_fd(), Shutdown::Both).expect("no more listening");
         let error = w.c1.ns.tcp_connect("172.16.0.1:7000", s(5)).expect_err("nobody listens");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }
