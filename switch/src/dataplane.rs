@@ -190,7 +190,10 @@ impl Dataplane {
             if fast.is_some() {
                 engine.offer_flows();
             }
-            let ports = PacketPorts::new(Arc::clone(socket)).map_err(StartError::PacketSocket)?;
+            let mut ports = PacketPorts::new(Arc::clone(socket)).map_err(StartError::PacketSocket)?;
+            if let Some(fast) = &fast {
+                ports = ports.shared_out(fast.shares());
+            }
             workers.push(start_worker(i, engine, ports, fast.clone()).map_err(StartError::Thread)?);
         }
         let dataplane = Self {
@@ -475,7 +478,8 @@ impl Dataplane {
     /// Adds up what the kernel counted. Its own counts begin anew with each look at them, and have 32 bits: it must be looked
     /// at every few minutes.
     pub fn count_losses(&self) {
-        let lost = self.sockets().take_losses();
+        let refused = self.fast.as_ref().map_or(0, |fast| fast.shares().take_refused());
+        let lost = self.sockets().take_losses() + refused;
         self.shared.drops.add(DropReason::NotReceived, lost);
     }
 

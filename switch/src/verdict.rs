@@ -56,7 +56,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     /// Lost before a worker received it. The one reason that is not among the frames received.
-    NotReceived = "not-received", "swd did not take frames as fast as they came, so the kernel dropped some unseen. Give swd more CPU ('workers' in the configuration), or the senders less.";
+    NotReceived = "not-received", "swd did not take frames as fast as they came, so the kernel dropped some unseen: first those of a port of which a quarter of the ring waits. Give swd more CPU ('workers' in the configuration), or the senders less ('swctl port set --rate-in').";
     /// Shorter than an Ethernet header, or a length that its own headers contradict.
     Malformed = "malformed", "The frame is too short or contradicts itself. Capture on the port to see who sends it.";
     /// The offload header asks for something that the frame cannot satisfy.

@@ -87,3 +87,31 @@ fn frames_that_an_uplink_loses_are_counted() {
     assert!(site.drops(LOST) >= told);
     c.ns.ping(GATEWAY);
 }
+
+#[test]
+fn a_flood_leaves_room_for_what_others_send() {
+    let _alone = heavy();
+    let site = Site::new();
+    let c1 = site.container("c1", Way::PortAdd, "172.18.0.10");
+    let c2 = site.container("c2", Way::PortAdd, "172.18.0.20");
+    let c3 = site.container("c3", Way::PortAdd, "172.18.0.30");
+    c1.ping(&c2);
+    c2.ping(&c3);
+    let (from, to) = (c2.ns.udp("172.18.0.20:4000"), c3.ns.udp("172.18.0.30:4000"));
+    to.set_read_timeout(Some(s(5))).expect("timeout");
+    let frame = experiment(mac(&c2.mac()), [0; 6], b"flood");
+    let mut raw = Raw::open(&c1.ns, "eth0");
+    let before = site.drops(LOST);
+    site.signal(Signal::SIGSTOP);
+    raw.send_from_many(10_000, 0x66, &frame);
+    for n in 0..100_u8 {
+        from.send_to(&[n], "172.18.0.30:4000").expect("send");
+    }
+    site.signal(Signal::SIGCONT);
+    for n in 0..100_u8 {
+        let mut word = [0; 2];
+        assert_eq!(to.recv(&mut word).expect("all arrive"), 1, "datagram {n}");
+        assert_eq!(word[0], n);
+    }
+    assert!(site.drops(LOST) - before >= 5_000, "the flood was lost, and was counted");
+}

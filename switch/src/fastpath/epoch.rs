@@ -8,6 +8,8 @@ use crate::sys::words::Words;
 /// The word with the CPU on which the last frame for a worker was received, and 1. Written for each of them, so it is not in the cache
 /// line of the epoch, which all frames read.
 pub(super) const RECEIVER: u8 = 16;
+/// Words in all: two cache lines.
+pub(super) const WORDS: usize = 32;
 
 /// Counts the changes after which a decision about frames may be another: of ports, networks, addresses, of the MAC table.
 ///

@@ -28,6 +28,7 @@ pub mod epoch;
 pub mod offer;
 mod program;
 mod report;
+pub mod shares;
 mod translate;
 mod uplinks;
 
@@ -46,6 +47,7 @@ use self::carry::Carry;
 use self::connections::{Connections, MAX_DIRECTIONS, Told};
 use self::epoch::Epoch;
 use self::offer::Flow;
+use self::shares::Shares;
 use self::uplinks::Uplinks;
 use crate::batch::{Batch, Source};
 use crate::engine::Shared;
@@ -93,6 +95,7 @@ struct Installed {
 #[derive(Debug)]
 pub struct FastPath {
     epoch: Arc<Epoch>,
+    shares: Arc<Shares>,
     flows: Map,
     filter: Program,
     copies: Program,
@@ -109,7 +112,8 @@ impl FastPath {
     /// # Errors
     /// When the kernel refuses: it is too old, or `CAP_BPF` and `CAP_NET_ADMIN` are missing.
     pub fn start(netns: &NetNs, host: &NetNs, connections: u32) -> Result<Self, FastPathError> {
-        let epoch = Arc::new(Epoch::shared(Words::create("swd_epoch")?));
+        let epoch = Arc::new(Epoch::shared(Words::create("swd_epoch", 1, epoch::WORDS)?));
+        let shares = Arc::new(Shares::create()?);
         let words = epoch.words().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let handoff = Map::create(MapKind::PerCpuArray, "swd_handoff", 4, program::HANDOFF, 1)?;
         let handoff = Arc::new(handoff);
@@ -121,7 +125,8 @@ impl FastPath {
             tracing::warn!("the workers carry all connections to the outside: no fast path: {e}");
         }
         let connections = connections.ok();
-        let filter = program::filter(&flows, &handoff, words, connections.as_ref().map(Connections::tables));
+        let tables = connections.as_ref().map(Connections::tables);
+        let filter = program::filter(&flows, &handoff, (words, shares.map()), tables);
         let ingress = program::ingress(&handoff, translate::Side::Ports);
         let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;
         Ok(Self {
@@ -130,6 +135,7 @@ impl FastPath {
             attacher: Attacher::start(vec![ingress], netns.try_clone()?)?,
             mended: AtomicU32::new(0),
             epoch: Arc::clone(&epoch),
+            shares,
             flows,
             connections,
             installed: Mutex::default(),
@@ -139,6 +145,11 @@ impl FastPath {
     /// The epoch that the kernel reads.
     pub fn epoch(&self) -> &Arc<Epoch> {
         &self.epoch
+    }
+
+    /// How much of the ring each port may have.
+    pub fn shares(&self) -> &Arc<Shares> {
+        &self.shares
     }
 
     /// Whether the last frame for a worker was received on the calling thread's CPU: there its sender waits until the thread sleeps,

@@ -17,6 +17,7 @@
 
 use super::epoch::RECEIVER;
 use super::offer::V6_HEADERS;
+use super::shares;
 use super::translate::{self, Side, Tables};
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::sys::assembler::{Assembler, STACK};
@@ -50,6 +51,8 @@ pub(super) mod stack {
     pub(super) const KEY_SOURCE: i16 = KEY + 20;
     /// A byte of the frame.
     pub(super) const BYTE: i16 = KEY - 4;
+    /// The key of a port's share.
+    pub(super) const PLACE: i16 = BYTE;
 }
 
 pub(super) mod helper {
@@ -86,7 +89,14 @@ pub(super) const FLOW: u8 = 8;
 pub(super) const NOTE: u8 = 9;
 
 /// What a packet socket receives: all that the kernel does not forward itself. With `connections`, those are looked for as well.
-pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Option<Tables<'_>>) -> Vec<Insn> {
+///
+/// A frame of a port that has its share of the ring already is not received.
+pub(super) fn filter(
+    flows: &Map,
+    handoff: &Map,
+    (words, shares): (&Map, &Map),
+    connections: Option<Tables<'_>>,
+) -> Vec<Insn> {
     let mut a = Assembler::default();
     a.mov(CX, 1);
     if connections.is_some() {
@@ -143,13 +153,43 @@ pub(super) fn filter(flows: &Map, handoff: &Map, words: &Map, connections: Optio
         a.label("connection");
         translate::look_up(&mut a, connections, words, Side::Ports, ("taken", "receive"));
     }
+    a.label("receive");
+    share(&mut a, shares);
     receive(&mut a, words);
     a.finish()
 }
 
+/// Counts a frame of a port that may have one more in the ring, and goes on. Any other is refused. See [`super::shares`].
+fn share(a: &mut Assembler, shares: &Map) {
+    a.load32(1, CX, context::IFINDEX);
+    a.and(1, shares::PLACES.cast_signed() - 1);
+    a.store32(STACK, 1, stack::PLACE);
+    a.look_up(shares, stack::PLACE);
+    a.jump_if_equal(0, 0, "admitted");
+    a.mov(FLOW, 0);
+    a.call(helper::KTIME_GET_COARSE_NS);
+    a.load32(1, FLOW, shares::offset::WAITING);
+    a.jump_if_less(1, shares::MOST.cast_signed(), "counted");
+    a.load64(1, FLOW, shares::offset::LAST);
+    a.mov(2, 0);
+    a.subtract(2, 1);
+    a.jump_if_greater(2, shares::PERIOD_NS, "anew");
+    a.constant(1, 1);
+    a.atomic_add32(FLOW, 1, shares::offset::REFUSED);
+    a.constant(0, 0);
+    a.exit();
+    a.label("anew");
+    a.constant(1, 0);
+    a.store32(FLOW, 1, shares::offset::WAITING);
+    a.label("counted");
+    a.store64(FLOW, 0, shares::offset::LAST);
+    a.constant(1, 1);
+    a.atomic_add32(FLOW, 1, shares::offset::WAITING);
+    a.label("admitted");
+}
+
 /// The end of both kinds of filters: a worker receives the frame, and may know on which CPU.
 pub(super) fn receive(a: &mut Assembler, words: &Map) {
-    a.label("receive");
     a.look_up(words, stack::ZERO);
     a.jump_if_equal(0, 0, "whole frame");
     a.mov(FLOW, 0);

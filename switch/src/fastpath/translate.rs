@@ -295,6 +295,7 @@ pub(super) fn uplink_filter(
     a.label("refused");
     a.constant(0, 0);
     a.exit();
+    a.label("receive");
     receive(&mut a, words);
     Some(a.finish())
 }

@@ -119,13 +119,14 @@ impl Ring {
     }
 
     /// Takes what is there into `batch`, until it is full, without waiting. Frames are lost, and noted with the socket's
-    /// losses, when its queue had no room for them. `source` says what an interface's index is to the engine.
-    pub fn receive(&mut self, batch: &mut Batch, source: fn(u32) -> Source) -> io::Result<()> {
+    /// losses, when its queue had no room for them. `source` is asked once for each frame: what an interface's index is to the engine.
+    pub fn receive(&mut self, batch: &mut Batch, mut source: impl FnMut(u32) -> Source) -> io::Result<()> {
         while !batch.is_full() {
             let Some(buffer) = batch.next_buffer() else { break };
             let Some(taken) = self.take(&mut buffer[HEADROOM - OFFLOAD_HEADER..])? else { break };
+            let source = source(taken.ifindex);
             if let Some(len) = taken.len {
-                batch.push(len, source(taken.ifindex), taken.tag);
+                batch.push(len, source, taken.tag);
             }
         }
         Ok(())
