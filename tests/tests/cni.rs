@@ -13,11 +13,17 @@ use tests::site::Site;
 
 /// Calls the plugin for a container on the site's host.
 fn call(site: &Site, command: &str, container: (&str, &str), more: Value) -> Output {
-    call_with(site, command, container, "", more)
+    call_with(site, command, container, ("eth0", ""), more)
 }
 
-/// The same, with `CNI_ARGS`.
-fn call_with(site: &Site, command: &str, container: (&str, &str), arguments: &str, more: Value) -> Output {
+/// The same, for this interface, with these `CNI_ARGS`.
+fn call_with(
+    site: &Site,
+    command: &str,
+    container: (&str, &str),
+    (ifname, arguments): (&str, &str),
+    more: Value,
+) -> Output {
     let mut config =
         json!({ "cniVersion": "1.1.0", "name": "lan", "type": "swd-cni", "socket": site.socket() });
     if let (Some(fields), Value::Object(more)) = (config.as_object_mut(), more) {
@@ -27,7 +33,7 @@ fn call_with(site: &Site, command: &str, container: (&str, &str), arguments: &st
         format!("CNI_COMMAND={command}"),
         format!("CNI_CONTAINERID={}", container.0),
         format!("CNI_NETNS={}", container.1),
-        "CNI_IFNAME=eth0".to_owned(),
+        format!("CNI_IFNAME={ifname}"),
         format!("CNI_ARGS={arguments}"),
     ];
     let plugin = binary("swd-cni");
@@ -120,6 +126,36 @@ fn a_container_is_added_checked_and_deleted() {
     call(&site, "DEL", ("4f2c", ""), json!({ "network": "web" })).ok();
 }
 
+/// A runtime says a container's ports again with each network that it attaches it to. They lead to the first.
+#[test]
+fn published_ports_do_not_keep_a_container_from_a_second_network() {
+    let site = Site::new();
+    let ns = Namespace::bare();
+    let path = ns.path().display().to_string();
+    let ports = json!({ "portMappings": [{ "hostPort": 5000, "containerPort": 80, "protocol": "tcp" }] });
+    let first = json!({ "runtimeConfig": ports });
+    let second = json!({ "network": "web", "subnets": ["172.20.0.0/16"], "runtimeConfig": ports });
+    call(&site, "ADD", ("a", &path), first.clone()).ok();
+    let eth1 = |command, more: &Value| call_with(&site, command, ("a", &path), ("eth1", ""), more.clone());
+    let result = eth1("ADD", &second).ok().json();
+    let mut checked = second.clone();
+    checked["prevResult"] = result;
+    eth1("CHECK", &checked).ok();
+    let published = || site.rows(&["published"]);
+    assert_eq!((published().len(), published()[0]["network"].clone()), (1, json!("default")));
+
+    // Another container is none of its, nor are other ports behind the same one.
+    let other = Namespace::bare();
+    let path = other.path().display().to_string();
+    let (code, said) = failed(&call(&site, "ADD", ("b", &path), first));
+    assert!(code == 7 && said.contains("5000/tcp leads to"), "{code} {said}");
+    eth1("DEL", &second).ok();
+    let ports = json!({ "portMappings": [{ "hostPort": 5000, "containerPort": 81, "protocol": "tcp" }] });
+    let elsewhere = json!({ "network": "web", "runtimeConfig": ports });
+    assert_eq!(failed(&eth1("ADD", &elsewhere)).0, 7);
+    assert_eq!((ns.links(), published().len()), (vec!["lo".to_owned(), "eth0".to_owned()], 1));
+}
+
 #[test]
 fn containers_have_their_names_for_the_runtime_and_the_gateway_as_resolver() {
     let site = Site::new();
@@ -127,12 +163,12 @@ fn containers_have_their_names_for_the_runtime_and_the_gateway_as_resolver() {
     let path = |ns: &Namespace| ns.path().display().to_string();
     let aliases = json!({ "runtimeConfig": { "aliases": { "lan": ["shop"], "wan": ["other"] } } });
     let arguments = "IgnoreUnknown=1;K8S_POD_NAME=web";
-    let result = call_with(&site, "ADD", ("a", &path(&web)), arguments, aliases).ok().json();
+    let result = call_with(&site, "ADD", ("a", &path(&web)), ("eth0", arguments), aliases).ok().json();
     assert_eq!(result["dns"], json!({ "nameservers": ["172.18.0.1"], "search": ["default"] }));
     let address = result["ips"][0]["address"].as_str().and_then(|a| a.split('/').next()).expect("an address");
     let arguments = "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web";
     let more = json!({ "dns": { "nameservers": ["9.9.9.9"] } });
-    let result = call_with(&site, "ADD", ("b", &path(&pod)), arguments, more).ok().json();
+    let result = call_with(&site, "ADD", ("b", &path(&pod)), ("eth0", arguments), more).ok().json();
     assert_eq!(result["dns"], json!({ "nameservers": ["9.9.9.9"] }), "what the configuration says counts");
     for name in ["web", "shop", "web.default"] {
         assert_eq!(addresses(&pod, name), [address], "{name}");

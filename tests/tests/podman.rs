@@ -52,7 +52,7 @@ fn networks_are_joined_live_closed_internal_or_isolated() {
 
     // A second network, live, and gone again.
     podman.serve("db", "web", &[]);
-    podman.serve("other", "lan", &[]);
+    podman.serve("other", "lan", &["-p", "5001:80"]);
     let db = address_in(&site, "web");
     assert!(!podman.pings("other", &db), "networks are closed to each other");
     podman.podman(&["network", "connect", "web", "other"]);
@@ -60,6 +60,7 @@ fn networks_are_joined_live_closed_internal_or_isolated() {
     let links = podman.podman(&["exec", "other", "ip", "link"]);
     assert!(links.contains("eth1") && links.contains("mtu 1400"), "{links}");
     podman.podman(&["network", "disconnect", "web", "other"]);
+    assert!(site.host.http("127.0.0.1:5001").is_ok(), "what is published leads to the first network");
     assert!(!podman.pings("other", &db) && podman.pings("other", "172.18.0.1"));
 
     // No way out, by names neither, and ports are not published.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::outcome::{self, Failure};
 use super::request::{Config, Environment};
-use crate::api::{AttachSpec, NetworkSpec, Port, PortChange, PortState, PublishSpec};
+use crate::api::{AttachSpec, Inspected, NetworkSpec, Port, PortChange, PortState, PublishSpec, Published};
 use crate::client::{Client, ClientError};
 use crate::mapping::{self, PortMapping};
 
@@ -93,7 +93,11 @@ async fn add(client: &Client, environment: &Environment, config: &Config) -> Res
             client.change_port(&port.name, limits).await?;
         }
         for spec in publishes(&wanted.mappings, &port.addresses, &port.name)? {
-            client.publish(&spec).await?;
+            if let Err(refused) = client.publish(&spec).await
+                && !leads_already(client, &environment.netns, &spec).await?
+            {
+                return Err(refused.into());
+            }
         }
         Ok(client.network(&config.network).await?)
     };
@@ -105,6 +109,23 @@ async fn add(client: &Client, environment: &Environment, config: &Config) -> Res
             Err(failure)
         }
     }
+}
+
+/// Whether ports lead to the container already, by another of its interfaces: a runtime that attaches it to one more network says them
+/// again (Podman does).
+async fn leads_already(client: &Client, netns: &str, spec: &PublishSpec) -> Result<bool, ClientError> {
+    let container = client.inspect(netns).await?;
+    Ok(client.published().await?.iter().any(|published| leads(published, spec, &container)))
+}
+
+/// Whether these ports of the host lead to that of a container which is wanted.
+fn leads(published: &Published, spec: &PublishSpec, container: &Inspected) -> bool {
+    let end = spec.host_port_end.unwrap_or(spec.host_port);
+    published.port.as_ref().is_some_and(|port| container.ports.contains(port))
+        && (published.host_ip, published.host_port, published.host_port_end)
+            == (spec.host_ip, spec.host_port, end)
+        && (published.protocol, published.target_port) == (spec.protocol, spec.target_port)
+        && published.target_ip.is_ipv4() == spec.target_ip.is_ipv4()
 }
 
 /// Makes the network where it is missing and it is known what it is to be like.
@@ -158,21 +179,19 @@ async fn check(client: &Client, environment: &Environment, config: &Config) -> R
             return Err(Failure::broken(format!("{} has lost its address {address}", environment.ifname)));
         }
     }
-    check_published(client, config, &port).await
+    check_published(client, config, &port, &seen).await
 }
 
-async fn check_published(client: &Client, config: &Config, port: &Port) -> Result<Value, Failure> {
+async fn check_published(
+    client: &Client,
+    config: &Config,
+    port: &Port,
+    container: &Inspected,
+) -> Result<Value, Failure> {
     let wanted = publishes(&config.mappings()?, &port.addresses, &port.name)?;
     let published = client.published().await?;
     for spec in wanted {
-        let there = published.iter().any(|p| {
-            p.port == spec.port
-                && (p.host_port, p.host_port_end)
-                    == (spec.host_port, spec.host_port_end.unwrap_or(spec.host_port))
-                && (p.protocol, p.target_ip, p.target_port)
-                    == (spec.protocol, spec.target_ip, spec.target_port)
-        });
-        if !there {
+        if !published.iter().any(|p| leads(p, &spec, container)) {
             let protocol = spec.protocol.name();
             return Err(Failure::broken(format!("port {}/{protocol} is not published", spec.host_port)));
         }
