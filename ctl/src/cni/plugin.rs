@@ -94,7 +94,8 @@ async fn add(client: &Client, environment: &Environment, config: &Config) -> Res
         }
         for spec in publishes(&wanted.mappings, &port.addresses, &port.name)? {
             if let Err(refused) = client.publish(&spec).await
-                && !leads_already(client, &environment.netns, &spec).await?
+                // Where that cannot be told, the refusal is what there is to say.
+                && !leads_already(client, &environment.netns, &spec).await.unwrap_or(false)
             {
                 return Err(refused.into());
             }

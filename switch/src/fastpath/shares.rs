@@ -48,6 +48,9 @@ impl Shares {
 
     /// Frames of an interface wait no more.
     pub fn give_back(&self, ifindex: u32, frames: u32) {
+        if frames == 0 {
+            return;
+        }
         let Some(waiting) = self.0.get().get((ifindex % PLACES) as usize * WORDS) else { return };
         let before = waiting.fetch_sub(frames, Ordering::Relaxed);
         if before < frames {
