@@ -6,6 +6,7 @@
 //! error, so that one rival's failure is one gap in the table.
 
 pub mod attempt;
+pub mod congestion;
 pub mod figures;
 pub mod flow;
 pub mod load;

@@ -10,7 +10,8 @@ use tests::process::{s, wait_until};
 use tests::site::{Container, Site, Way};
 use tokio::runtime::Runtime;
 
-use crate::machine::{CONGESTION_CONTROL, families, resident};
+use crate::congestion::{CONGESTION_CONTROL, set_congestion_control};
+use crate::machine::{families, resident};
 use crate::measure::Path;
 
 /// The address outside.
@@ -55,9 +56,9 @@ impl World {
         site.start();
         let c1 = site.container("c1", Way::PortAdd, C1);
         let c2 = site.container("c2", Way::PortAdd, C2);
-        let congestion_control = format!("net.ipv4.tcp_congestion_control={CONGESTION_CONTROL}");
-        for ns in [&c1.ns, &c2.ns, &wan, &site.host] {
-            ns.run(&["sysctl", "-qw", &congestion_control]).ok();
+        let all = [&c1.ns, &c2.ns, &wan, &site.host];
+        set_congestion_control(CONGESTION_CONTROL, &all);
+        for ns in all {
             ns.run(&["sysctl", "-qw", "net.ipv4.tcp_tw_reuse=1", "net.ipv4.ip_local_port_range=10000 60000"]);
         }
         let client = Client::new(site.socket());

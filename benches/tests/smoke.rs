@@ -3,7 +3,6 @@
 use std::process::Command;
 
 use serde_json::Value;
-use tests::netns::Namespace;
 use tests::process::{require, run, s};
 use tests::site::heavy;
 
@@ -64,15 +63,17 @@ fn an_interrupted_run_leaves_nothing_behind() {
     let _alone = heavy();
     // In a namespace of mounts of its own, all that is left in /run/netns is the run's. And of processes: swd's keeper looks for
     // the mounts from which swd was started, among its parents, and would pin the switch namespace there as well.
-    let ns = Namespace::new();
     let shell = "mount -t tmpfs none /run/netns && \
                  { timeout -s INT 3 \"$0\" --only swd --rounds 1 --seconds 1 --out /dev/null; code=$?; \
                    echo code $code; ls -A /run/netns; }";
-    let words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", shell];
-    let output = run(ns.command(&words).arg(env!("CARGO_BIN_EXE_compare")), s(120));
+    let allowed = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").ok();
+    let before = allowed();
+    let words = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", shell];
+    let output = run(Command::new("unshare").args(words).arg(env!("CARGO_BIN_EXE_compare")), s(120));
     let lines: Vec<_> = output.stdout.lines().collect();
     assert_eq!(lines, ["code 124"], "{output}");
     assert!(output.stderr.contains("error: interrupted"), "{output}");
+    assert_eq!(allowed(), before);
 }
 
 #[test]

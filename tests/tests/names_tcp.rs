@@ -126,7 +126,9 @@ fn floods_are_bounded() {
     for (sent, part) in (250..).step_by(250).zip(syns.chunks(250)) {
         raw.send_all(part.iter().map(Vec::as_slice));
         // Sixteen are half-open; one was refused above.
-        wait_until("they are there", s(5), || metric(&site, "swd_dns_connections_refused_total ") >= sent - 15);
+        wait_until("they are there", s(5), || {
+            metric(&site, "swd_dns_connections_refused_total ") >= sent - 15
+        });
     }
     assert_eq!(open(), 16);
     for ns in [&web.ns, &db.ns] {

@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use benches::attempt::{attempt, go_on, prepare};
-use benches::machine::{CONGESTION_CONTROL, Machine};
+use benches::congestion::CONGESTION_CONTROL;
+use benches::machine::Machine;
 use clap::Parser;
 use serde::Serialize;
 

@@ -16,9 +16,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use benches::attempt::{attempt, go_on, prepare};
+use benches::congestion::CONGESTION_CONTROL;
 use benches::figures::{Figures, short};
 use benches::load::Load;
-use benches::machine::{CONGESTION_CONTROL, resident};
+use benches::machine::resident;
 use benches::measure::Meter;
 use clap::{Parser, Subcommand};
 use serde::Serialize;

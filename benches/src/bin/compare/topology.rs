@@ -10,6 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
+use benches::congestion::set_congestion_control;
 use tests::netns::{Namespace, veth};
 
 /// The first container's address.
@@ -59,9 +60,9 @@ impl Topology {
             outside: Namespace::new(),
             dir: dir.to_owned(),
         };
-        let congestion_control = format!("net.ipv4.tcp_congestion_control={congestion_control}");
-        for ns in [&new.c1, &new.c2, &new.host, &new.outside] {
-            ns.run(&["sysctl", "-qw", &congestion_control]).ok();
+        let all = [&new.c1, &new.c2, &new.host, &new.outside];
+        set_congestion_control(congestion_control, &all);
+        for ns in all {
             for setting in SETTINGS {
                 ns.run(&["sysctl", "-qw", setting]);
             }

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use benches::attempt::{attempt, go_on, prepare};
+use benches::congestion::CONGESTION_CONTROL;
 use benches::load::Load;
-use benches::machine::{CONGESTION_CONTROL, Machine};
+use benches::machine::Machine;
 use benches::measure::Meter;
 use clap::{Parser, Subcommand};
 
