@@ -2,8 +2,8 @@
 //!
 //! It runs to completion: poll, receive a batch, decide about each frame, send, settle. Every source gives one batch in its
 //! turn: an acknowledgement that waits behind a queue of data stops the sender of the data. After the last frame it looks for
-//! another for [`LINGER`] unless its sender waits for this CPU, then sleeps in `epoll_wait` without a timeout, so an idle switch
-//! costs nothing. It takes no lock for longer than a look into a table, allocates nothing for a frame, and calls the kernel for
+//! another for [`LINGER`], letting others have the CPU between the looks, then sleeps in `epoll_wait` without a timeout, so an idle
+//! switch costs nothing. It takes no lock for longer than a look into a table, allocates nothing for a frame, and calls the kernel for
 //! batches only (but for TAP queues, which know no batches).
 
 use std::io;
@@ -109,6 +109,13 @@ pub fn raise_priority() {
     }
 }
 
+/// Lets a program run that waits for this CPU: the kernel likes to wake a receiver where its frame was delivered (`wake_affine`,
+/// kernel/sched/fair.c), and a sender may be there, too. Who looks for a frame at a worker's priority would keep both from
+/// sending it, for as long as it looks.
+fn give_way() {
+    std::thread::yield_now();
+}
+
 /// A worker's own things.
 #[derive(Debug)]
 pub struct Worker {
@@ -170,9 +177,9 @@ impl Worker {
                 }
                 if worked {
                     passes += 1;
-                    awake_until = self.awake_until();
+                    awake_until = now() + LINGER;
                 } else {
-                    std::hint::spin_loop();
+                    give_way();
                 }
                 continue;
             }
@@ -204,16 +211,11 @@ impl Worker {
                 }
             }
             if worked {
-                awake_until = self.awake_until();
+                awake_until = now() + LINGER;
+            } else if lingering {
+                give_way();
             }
         }
-    }
-
-    /// Until when to look for another frame from now on. Not at all where who sent the last one waits for this CPU: he would be kept from
-    /// sending it, and waking a worker on its own CPU costs little.
-    fn awake_until(&self) -> Time {
-        let waits = self.fast.as_ref().is_some_and(|fast| fast.has_displaced_a_sender());
-        if waits { Time::ZERO } else { now() + LINGER }
     }
 
     /// Forwards what came by the packet socket; tells whether there was anything.

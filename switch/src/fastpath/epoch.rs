@@ -5,11 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::sys::bpf::Map;
 use crate::sys::words::Words;
 
-/// The word with the CPU on which the last frame for a worker was received, and 1. Written for each of them, so it is not in the cache
-/// line of the epoch, which all frames read.
-pub(super) const RECEIVER: u8 = 16;
-/// Words in all: two cache lines.
-pub(super) const WORDS: usize = 32;
+/// Words in all: the epoch, and the count of gaps.
+pub(super) const WORDS: usize = 2;
 
 /// Counts the changes after which a decision about frames may be another: of ports, networks, addresses, of the MAC table.
 ///
@@ -44,12 +41,6 @@ impl Epoch {
     /// Begins another. Call it after the change.
     pub fn end(&self) {
         self.word().fetch_add(1, Ordering::Release);
-    }
-
-    /// The CPU on which the last frame for a worker was received, if it is known.
-    pub(super) fn receiver(&self) -> Option<usize> {
-        let word = self.shared.as_ref()?.get()[usize::from(RECEIVER)].load(Ordering::Relaxed);
-        usize::try_from(word).ok()?.checked_sub(1)
     }
 
     /// How often the kernel's programs found that one of them is missing.

@@ -39,7 +39,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nat::Time;
-use nix::sched::sched_getcpu;
 use nix::time::{ClockId, clock_gettime};
 
 use self::attacher::Attacher;
@@ -150,12 +149,6 @@ impl FastPath {
     /// How much of the ring each port may have.
     pub fn shares(&self) -> &Arc<Shares> {
         &self.shares
-    }
-
-    /// Whether the last frame for a worker was received on the calling thread's CPU: there its sender waits until the thread sleeps,
-    /// if it was one of this machine's programs.
-    pub fn has_displaced_a_sender(&self) -> bool {
-        sched_getcpu().is_ok_and(|cpu| self.epoch.receiver() == Some(cpu))
     }
 
     /// Lets a worker's socket receive only what the kernel does not forward.

@@ -15,7 +15,6 @@
 //!
 //! Frames of connections to the outside and back are found and translated by the same two programs: see [`super::translate`].
 
-use super::epoch::RECEIVER;
 use super::offer::V6_HEADERS;
 use super::shares;
 use super::translate::{self, Side, Tables};
@@ -56,7 +55,6 @@ pub(super) mod stack {
 }
 
 pub(super) mod helper {
-    pub(in crate::fastpath) const GET_SMP_PROCESSOR_ID: i32 = 8;
     pub(in crate::fastpath) const SKB_STORE_BYTES: i32 = 9;
     pub(in crate::fastpath) const L3_CSUM_REPLACE: i32 = 10;
     pub(in crate::fastpath) const L4_CSUM_REPLACE: i32 = 11;
@@ -155,7 +153,8 @@ pub(super) fn filter(
     }
     a.label("receive");
     share(&mut a, shares);
-    receive(&mut a, words);
+    a.constant(0, -1);
+    a.exit();
     a.finish()
 }
 
@@ -186,19 +185,6 @@ fn share(a: &mut Assembler, shares: &Map) {
     a.constant(1, 1);
     a.atomic_add32(FLOW, 1, shares::offset::WAITING);
     a.label("admitted");
-}
-
-/// The end of both kinds of filters: a worker receives the frame, and may know on which CPU.
-pub(super) fn receive(a: &mut Assembler, words: &Map) {
-    a.look_up(words, stack::ZERO);
-    a.jump_if_equal(0, 0, "whole frame");
-    a.mov(FLOW, 0);
-    a.call(helper::GET_SMP_PROCESSOR_ID);
-    a.add_constant(0, 1);
-    a.store32(FLOW, 0, 4 * i16::from(RECEIVER));
-    a.label("whole frame");
-    a.constant(0, -1);
-    a.exit();
 }
 
 /// What a sniffer of a port receives: what the filter of the worker's socket, which has seen the frame already, has noted as the
