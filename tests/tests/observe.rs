@@ -380,6 +380,8 @@ fn inspect_tells_what_a_container_sees() {
     assert_eq!(peer["mac"].as_str(), Some(db.mac().as_str()));
     // One whose interface was given by 'port add', by a process in it.
     let sleeper = db.ns.start(&["sleep", "60"], &site.file("sleep.log"));
+    let comm = format!("/proc/{}/comm", sleeper.pid());
+    wait_until("it is in there", s(5), || std::fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n"));
     let text = site.ctl(&["inspect", &sleeper.pid().to_string()]);
     for part in ["Ports      db", "172.18.0.20/16", "DEVICE", "NEIGHBOR"] {
         assert!(text.contains(part), "{text}");
