@@ -500,6 +500,13 @@ impl Dataplane {
         fast.len()
     }
 
+    /// Looks which flows between ports take turns, and are better left to a worker. Costs a system call for each, if they are few.
+    pub fn review(&self) {
+        if let Some(fast) = &self.fast {
+            self.shared.count_forwarded(fast.review(&self.shared.fdb, worker::now()));
+        }
+    }
+
     /// Has every flow looked at anew: after a change that no snapshot tells of.
     pub fn end_epoch(&self) {
         self.shared.epoch.end();

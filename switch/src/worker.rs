@@ -33,10 +33,14 @@ use crate::snapshot::{Link, PortId, Snapshot};
 /// How long a worker looks for another frame before it goes to sleep. Sleeping and being woken cost more than this on
 /// virtual machines, where a wake-up on another CPU is an exit to the hypervisor (tens of microseconds).
 const LINGER: Duration = Duration::from_micros(30);
+/// A worker gives way after the first look for a frame in vain, and then each so many: while it does, it sees no frame.
+const LOOKS_EACH: u32 = 8;
+/// What it waits between the other looks, in instructions that tell the CPU so.
+const SPINS: u32 = 10;
 /// Nice value of a worker thread: the highest priority that leaves other programs a share.
 const NICE: i32 = -20;
-/// A flow of so many frames may be handed to the kernel while earlier frames wait.
-const OVERTAKES: u16 = 1024;
+/// Of a connection one packet in so many may hand it to the kernel while earlier ones wait.
+const OVERTAKES: u64 = 1024;
 /// Looks at the clocks to compare them.
 const LOOKS: u32 = 3;
 /// Looks into the ring alone before all descriptors are asked again.
@@ -116,6 +120,16 @@ fn give_way() {
     std::thread::yield_now();
 }
 
+/// What a worker does between two looks for a frame: gives way after the first, when the receiver of its last frame may wait, and then
+/// now and then.
+fn pause(looks: u32) {
+    if looks.is_multiple_of(LOOKS_EACH) {
+        give_way();
+    } else {
+        (0..SPINS).for_each(|_| std::hint::spin_loop());
+    }
+}
+
 /// A worker's own things.
 #[derive(Debug)]
 pub struct Worker {
@@ -166,6 +180,8 @@ impl Worker {
         // Until when to look for more frames before going to sleep.
         let mut awake_until = Time::ZERO;
         let mut passes: u32 = 0;
+        // In vain, since the last frame.
+        let mut looks: u32 = 0;
         loop {
             let lingering = now() < awake_until;
             // Without TAP queues the ring in memory says whether there is more, for a while: the control plane has to get
@@ -177,9 +193,11 @@ impl Worker {
                 }
                 if worked {
                     passes += 1;
+                    looks = 0;
                     awake_until = now() + LINGER;
                 } else {
-                    give_way();
+                    pause(looks);
+                    looks = looks.wrapping_add(1);
                 }
                 continue;
             }
@@ -309,7 +327,7 @@ impl Worker {
                 Ingress::Port(_) => self.packet.is_ready(),
                 Ingress::Uplink(i) => self.uplinks.iter().any(|u| u.ifindex() == Some(i) && u.is_ready()),
             };
-            if waiting && which == Which::Any && carry.packets % u64::from(OVERTAKES) != 0 {
+            if waiting && which == Which::Any && carry.packets % OVERTAKES != 0 {
                 continue;
             }
             match fast.carry(&carry, epoch, snapshot, &shared) {
@@ -327,15 +345,13 @@ impl Worker {
         let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
         while let Some(offer) = offers.take() {
             // What waits in the ring would be overtaken. A flow that never lets the ring run empty has to bear it, once.
-            if offer.frames < OVERTAKES && self.packet.is_ready() {
+            if !offer.is_overdue() && self.packet.is_ready() {
                 continue;
             }
+            offers.forget(&offer.flow);
             match fast.install(&offer.flow, epoch, snapshot) {
                 Ok(is_first) => first |= is_first,
-                Err(error) => {
-                    tracing::trace!("no fast path for {:?}: {error}", offer.flow);
-                    offers.refused(&offer.flow);
-                }
+                Err(error) => tracing::trace!("no fast path for {:?}: {error}", offer.flow),
             }
         }
         if first {

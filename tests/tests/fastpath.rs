@@ -245,3 +245,45 @@ fn an_interface_that_comes_back_has_its_program_again() {
         flows(&site) == 2
     });
 }
+
+#[test]
+fn who_takes_turns_goes_by_a_worker_and_who_stops_to_by_the_kernel() {
+    let _alone = heavy();
+    let t = three();
+    t.hand_over(0, 1);
+    let (asks, answers) = (t.c[0].ns.udp("172.18.0.10:0"), t.c[1].ns.udp("172.18.0.20:7000"));
+    asks.connect("172.18.0.20:7000").expect("connect");
+    answers.set_read_timeout(Some(s(2))).expect("a timeout");
+    asks.set_read_timeout(Some(s(2))).expect("a timeout");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = [0; 100];
+            while let Ok((length, from)) = answers.recv_from(&mut buffer) {
+                answers.send_to(&buffer[..length], from).expect("answer");
+            }
+        });
+        let rounds = scope.spawn(|| {
+            let mut buffer = [0; 100];
+            (0..u64::MAX)
+                .take_while(|_| !stop.load(Ordering::Relaxed))
+                .map(|n| {
+                    asks.send(&n.to_be_bytes()).expect("ask");
+                    let length = asks.recv(&mut buffer).expect("the answer");
+                    assert_eq!(&buffer[..length], n.to_be_bytes(), "in order, once");
+                })
+                .count()
+        });
+        // They were in the kernel, and are in use all the time.
+        wait_until("a worker has them", s(60), || flows(&t.site) == 0);
+        stop.store(true, Ordering::Relaxed);
+        assert!(rounds.join().expect("all were answered") > 0);
+    });
+    // Without an answer, one after the other.
+    wait_until("the kernel has what is no answer", s(10), || {
+        for _ in 0..200 {
+            asks.send(b"datagram").expect("send");
+        }
+        flows(&t.site) == 1
+    });
+}

@@ -46,6 +46,8 @@ const GATHER: Duration = Duration::from_millis(3);
 const SWEEP: Duration = Duration::from_secs(30);
 /// How often the kernel is asked what it forwarded, while it forwards anything.
 const COLLECT: Duration = Duration::from_secs(1);
+/// How often flows are looked at that may take turns, while there are any in the kernel.
+const REVIEW: Duration = Duration::from_millis(250);
 
 /// How long a daemon that was replaced may take to end.
 const LEAVING: Duration = Duration::from_secs(5);
@@ -336,6 +338,8 @@ async fn serve(
     mend.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut collect = interval(COLLECT);
     collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut review = interval(REVIEW);
+    review.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watchdog = watchdog().map(interval);
     let mut fast = false;
     let mut heard: Option<(Instant, Heard)> = None;
@@ -374,6 +378,7 @@ async fn serve(
             }
             Some(ask) = asks.recv() => daemon.lock().await.serve_ask(ask),
             () = keeper_ended => keeper_ends = daemon.lock().await.check_keeper(),
+            _ = review.tick(), if fast => daemon.lock().await.dataplane.review(),
             _ = collect.tick(), if fast => fast = daemon.lock().await.dataplane.collect() > 0,
             _ = sweep.tick() => {
                 let mut daemon = daemon.lock().await;

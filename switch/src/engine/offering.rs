@@ -26,7 +26,7 @@ impl Engine {
         if let Some(flow) = Flow::of(frame, network, from, to)
             && inside::is_free(snapshot, network, from, to)
         {
-            offers.saw(flow);
+            offers.saw(flow, frame.len());
         }
     }
 

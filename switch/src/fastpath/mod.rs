@@ -5,9 +5,10 @@
 //!
 //! ```text
 //! engine: the bridge forwards the 8th frame of (port, both MACs, source address)   -> offer
+//!         (but of those that take turns, who have the shorter round trip by a worker: see `turns`)
 //! worker: install                                     -> the kernel forwards what is alike (see `program`)
 //! daemon, every second while there are such flows: adds what was counted to the ports' counters, refreshes the MACs' ages,
-//!         takes back what was idle for `IDLE`
+//!         takes back what was idle for `IDLE`, and, sooner if they are few, what may have taken turns
 //! any change of ports, networks, addresses, static or moved MACs: the epoch ends, and with it every flow's right to the
 //!         fast path; the stages decide anew
 //! ```
@@ -30,11 +31,12 @@ mod program;
 mod report;
 pub mod shares;
 mod translate;
+mod turns;
 mod uplinks;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +49,7 @@ use self::connections::{Connections, MAX_DIRECTIONS, Told};
 use self::epoch::Epoch;
 use self::offer::Flow;
 use self::shares::Shares;
+use self::turns::Tally;
 use self::uplinks::Uplinks;
 use crate::batch::{Batch, Source};
 use crate::engine::Shared;
@@ -62,6 +65,10 @@ use crate::sys::words::Words;
 pub const MAX_FLOWS: u32 = 16_384;
 /// A flow without a frame for this long is taken back.
 const IDLE: Duration = Duration::from_secs(10);
+/// Counters of less than this say nothing about rates.
+const PERIOD: Duration = Duration::from_millis(200);
+/// More flows between ports than this are not looked at for turns but as they are counted.
+const FEW: usize = 1024;
 
 type Key = [u8; program::KEY];
 
@@ -86,6 +93,8 @@ struct Installed {
     to: Arc<PortCounters>,
     frames: u64,
     bytes: u64,
+    /// Frames and bytes that were not judged yet: see [`turns`].
+    unjudged: (u64, u64),
     /// `CLOCK_MONOTONIC`, nanoseconds: the last frame, or when it was installed.
     last: u64,
 }
@@ -103,6 +112,8 @@ pub struct FastPath {
     /// Gaps up to this number are mended.
     mended: AtomicU32,
     installed: Mutex<HashMap<Key, Installed>>,
+    /// `CLOCK_MONOTONIC`, nanoseconds: what the kernel forwarded since is not judged yet.
+    judged: AtomicU64,
 }
 
 impl FastPath {
@@ -138,6 +149,7 @@ impl FastPath {
             flows,
             connections,
             installed: Mutex::default(),
+            judged: AtomicU64::new(monotonic()),
         })
     }
 
@@ -291,6 +303,7 @@ impl FastPath {
                 to: Arc::clone(&to.counters),
                 frames: 0,
                 bytes: 0,
+                unjudged: (0, 0),
                 last: monotonic(),
             },
         );
@@ -298,11 +311,12 @@ impl FastPath {
     }
 
     /// Adds what the kernel forwarded to the ports' counters, refreshes the addresses that were seen at `now`, and takes back
-    /// flows that are idle or of a former epoch. Tells how many frames it were since the last time.
+    /// flows that are idle, of a former epoch, or for a worker to forward: see [`turns`]. Tells how many frames it were since the last time.
     pub fn collect(&self, fdb: &Fdb, now: Time) -> u64 {
         let (epoch, clock) = (self.epoch.current(), monotonic());
         let mut frames = 0;
-        self.installed().retain(|key, flow| {
+        let mut installed = self.installed();
+        installed.retain(|key, flow| {
             let before = flow.last;
             let stays = flow.epoch == epoch && idle(flow.last, clock) < IDLE;
             let read = if stays { self.flows.lookup(key) } else { self.flows.take(key) };
@@ -314,7 +328,29 @@ impl FastPath {
             }
             stays
         });
-        frames
+        frames + self.take_turns_back(&mut installed, clock)
+    }
+
+    /// As [`FastPath::collect`], while there are few.
+    pub fn review(&self, fdb: &Fdb, now: Time) -> u64 {
+        let few = self.installed().len() <= FEW;
+        if few { self.collect(fdb, now) } else { 0 }
+    }
+
+    /// Takes back what may have taken turns since it was looked at the last time. Tells how many frames of it were not counted yet.
+    fn take_turns_back(&self, installed: &mut HashMap<Key, Installed>, clock: u64) -> u64 {
+        let period = idle(self.judged.load(Ordering::Relaxed), clock);
+        if period < PERIOD {
+            return 0;
+        }
+        self.judged.store(clock, Ordering::Relaxed);
+        let mut tally = Tally::default();
+        for flow in installed.values_mut() {
+            let (frames, bytes) = std::mem::take(&mut flow.unjudged);
+            tally.add(flow.flow.line(), frames, bytes);
+        }
+        let back = installed.extract_if(|_, flow| tally.is_by_turns(flow.flow.line(), period));
+        back.filter_map(|(key, mut flow)| self.flows.take(&key).ok().map(|value| flow.count(&value))).sum()
     }
 
     /// Flows in the kernel, as far as known; of a connection each direction is one.
@@ -341,6 +377,8 @@ impl Installed {
         let new = frames.saturating_sub(self.frames);
         let new_bytes = bytes.saturating_sub(self.bytes);
         (self.frames, self.bytes) = (frames, bytes);
+        self.unjudged.0 += new;
+        self.unjudged.1 += new_bytes;
         self.last = self.last.max(word(24));
         self.from.rx.add(new, new_bytes);
         self.to.tx.add(new, new_bytes);

@@ -4,12 +4,18 @@ use nat::{Direction, Time};
 
 use super::answers::Answers;
 use super::carry::Carry;
+use super::turns::{Line, Turns};
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
 use crate::mac::Mac;
 use crate::snapshot::{Network, Port, PortId};
 
-/// A flow is offered from this many frames on: fewer are cheaper to forward than to hand over.
-const FRAMES: u16 = 8;
+/// A flow is offered from this many points on: fewer frames are cheaper to forward than to hand over.
+const POINTS: u16 = 16;
+/// A frame counts so many points, but one that takes its turn counts against its flow: [`super::turns`].
+const FRAME: u16 = 2;
+const TURN: u16 = 1;
+/// So many frames make a flow overdue that never lets the ring run empty.
+const OVERDUE: u16 = 1024;
 /// Flows that are counted at a time. Two that share a place push each other out, and are offered later for it.
 const PLACES: usize = 256;
 /// Connections that are noted between SYN and answer. Two that share a place push each other out, and are offered later for it.
@@ -58,6 +64,11 @@ impl Flow {
         may.then_some(Self { from: from.id, to: to.id, src, dst, ethertype, source })
     }
 
+    /// The MACs.
+    pub(super) const fn line(&self) -> Line {
+        Line { src: self.src, dst: self.dst }
+    }
+
     fn place(&self) -> usize {
         let ethertype = self.ethertype.to_ne_bytes();
         let bytes = self.src.0.iter().chain(&self.dst.0).chain(&ethertype).chain(&self.source).copied();
@@ -89,14 +100,22 @@ fn source(ethertype: u16, packet: &[u8]) -> Option<[u8; 16]> {
 pub struct Offer {
     /// The flow.
     pub flow: Flow,
-    /// Frames of it so far.
-    pub frames: u16,
+    /// Frames that came by themselves, so far, and half of a frame each less for those that took their turn.
+    points: u16,
+}
+
+impl Offer {
+    /// Whether it has had so many frames that it may be handed over while earlier ones wait.
+    pub const fn is_overdue(&self) -> bool {
+        self.points >= OVERDUE * FRAME
+    }
 }
 
 /// Counts flows by their frames.
 #[derive(Debug)]
 pub struct Offers {
     places: Vec<Option<Offer>>,
+    turns: Turns,
     ready: Vec<Offer>,
     carries: Vec<Carry>,
     /// SYNs without an answer so far, and the epoch in which they were decided about.
@@ -110,6 +129,7 @@ impl Default for Offers {
     fn default() -> Self {
         Self {
             places: vec![None; PLACES],
+            turns: Turns::default(),
             ready: Vec::new(),
             carries: Vec::new(),
             openers: vec![None; OPENERS],
@@ -121,19 +141,21 @@ impl Default for Offers {
 }
 
 impl Offers {
-    /// Counts a frame.
-    pub fn saw(&mut self, flow: Flow) {
+    /// Counts a frame of so many bytes.
+    pub fn saw(&mut self, flow: Flow, bytes: usize) {
+        let takes_turn = self.turns.takes(flow.line(), bytes, self.now);
         let place = &mut self.places[flow.place()];
-        let known = place.filter(|offer| offer.flow == flow);
-        let offer = Offer { flow, frames: known.map_or(0, |offer| offer.frames).saturating_add(1) };
+        let before = place.filter(|offer| offer.flow == flow).map_or(0, |offer| offer.points);
+        let points = if takes_turn { before.saturating_sub(TURN) } else { before.saturating_add(FRAME) };
+        let offer = Offer { flow, points };
         *place = Some(offer);
-        if offer.frames >= FRAMES && !self.ready.iter().any(|o| o.flow == flow) {
+        if offer.points >= POINTS && !self.ready.iter().any(|o| o.flow == flow) {
             self.ready.push(offer);
         }
     }
 
-    /// A flow that was refused is counted anew.
-    pub fn refused(&mut self, flow: &Flow) {
+    /// A flow that was refused, or was handed over and comes back, is counted anew.
+    pub fn forget(&mut self, flow: &Flow) {
         self.places[flow.place()] = None;
     }
 
@@ -207,26 +229,55 @@ mod tests {
     #[test]
     fn a_busy_flow_is_offered_and_goes_on_being_offered() {
         let mut offers = Offers::default();
-        for _ in 1..FRAMES {
-            offers.saw(flow(1));
+        for _ in 1..POINTS / FRAME {
+            offers.saw(flow(1), 60);
             assert_eq!(offers.take(), None);
         }
-        for frames in [FRAMES, FRAMES + 1] {
-            offers.saw(flow(1));
-            assert_eq!(offers.take(), Some(Offer { flow: flow(1), frames }));
+        for _ in 0..2 {
+            offers.saw(flow(1), 60);
+            let offer = offers.take().expect("busy");
+            assert!(offer.flow == flow(1) && !offer.is_overdue(), "{offer:?}");
         }
-        offers.refused(&flow(1));
-        offers.saw(flow(1));
+        offers.forget(&flow(1));
+        offers.saw(flow(1), 60);
         assert_eq!(offers.take(), None);
+        for _ in 0..OVERDUE {
+            offers.saw(flow(1), 60);
+        }
+        assert!(offers.take().is_some_and(|_| offers.places[flow(1).place()].unwrap().is_overdue()));
     }
 
     #[test]
     fn a_flow_is_offered_once_a_batch() {
         let mut offers = Offers::default();
-        for _ in 0..2 * FRAMES {
-            offers.saw(flow(1));
+        for _ in 0..POINTS {
+            offers.saw(flow(1), 60);
         }
         assert_eq!(offers.take().map(|o| o.flow), Some(flow(1)));
         assert_eq!(offers.take(), None);
+    }
+
+    #[test]
+    fn who_takes_turns_is_not_offered_and_who_stops_to_is() {
+        let mut offers = Offers::default();
+        let there = flow(1);
+        let back = Flow { from: there.to, to: there.from, src: there.dst, dst: there.src, ..there };
+        for n in 0..1000 {
+            offers.begin(1, Time::from_nanos(n * 10_000));
+            offers.saw(if n % 2 == 0 { there } else { back }, 60);
+            assert_eq!(offers.take(), None, "frame {n}");
+        }
+        // Data, which is long, and acknowledgements, which are not: the data goes first, and then nothing is left to be answered.
+        let mut taken = Vec::new();
+        for n in 1000..1100 {
+            offers.begin(1, Time::from_nanos(n * 10_000));
+            for (flow, bytes) in [(there, 1514), (back, 66)] {
+                if !taken.contains(&flow) {
+                    offers.saw(flow, bytes);
+                }
+            }
+            taken.extend(offers.take().map(|offer| offer.flow));
+        }
+        assert_eq!(taken, [there, back]);
     }
 }
