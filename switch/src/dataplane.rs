@@ -72,6 +72,8 @@ pub enum DataEvent {
     },
     /// The kernel forwards a flow, after it forwarded none: there is something to [`Dataplane::collect`] from now on.
     FastPath,
+    /// An address changed hands: [`Dataplane::readdress`] is to be called.
+    AddressMoved,
     /// A port reached its limit of learned MACs, or the table is full (told once a minute at most).
     FdbFull {
         /// The port that could not learn.
@@ -495,6 +497,8 @@ impl Dataplane {
     pub fn collect(&self) -> usize {
         let Some(fast) = &self.fast else { return 0 };
         fast.mend();
+        // The event that tells may have been lost.
+        self.readdress();
         self.shared.count_forwarded(fast.collect(&self.shared.fdb, worker::now()));
         fast.collect_connections(&self.shared);
         fast.len()
@@ -504,6 +508,14 @@ impl Dataplane {
     pub fn review(&self) {
         if let Some(fast) = &self.fast {
             self.shared.count_forwarded(fast.review(&self.shared.fdb, worker::now()));
+        }
+    }
+
+    /// Takes connections back that the kernel carries to where their address is no more.
+    pub fn readdress(&self) {
+        let moved = self.shared.neighbors.take_moved();
+        if let Some(fast) = &self.fast {
+            fast.readdress(&moved, &self.shared);
         }
     }
 

@@ -120,6 +120,14 @@ fn give_way() {
     std::thread::yield_now();
 }
 
+/// Whether a frame of a port may wait in the ring that all of them share.
+fn holds_of(packet: &PacketPorts, port: PortId, snapshot: &Snapshot) -> bool {
+    match snapshot.port(port).map(|port| port.link) {
+        Some(Link::Packet(ifindex)) => packet.holds_of(ifindex),
+        _ => packet.is_ready(),
+    }
+}
+
 /// What a worker does between two looks for a frame: gives way after the first, when the receiver of its last frame may wait, and then
 /// now and then.
 fn pause(looks: u32) {
@@ -324,7 +332,7 @@ impl Worker {
         let mut first = false;
         while let Some(carry) = offers.take_carry(which) {
             let waiting = match carry.from {
-                Ingress::Port(_) => self.packet.is_ready(),
+                Ingress::Port(port) => holds_of(&self.packet, port, snapshot),
                 Ingress::Uplink(i) => self.uplinks.iter().any(|u| u.ifindex() == Some(i) && u.is_ready()),
             };
             if waiting && which == Which::Any && carry.packets % OVERTAKES != 0 {
@@ -344,8 +352,8 @@ impl Worker {
         let shared = Arc::clone(self.engine.shared());
         let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) else { return };
         while let Some(offer) = offers.take() {
-            // What waits in the ring would be overtaken. A flow that never lets the ring run empty has to bear it, once.
-            if !offer.is_overdue() && self.packet.is_ready() {
+            // What waits of it in the ring would be overtaken. A flow of which something always waits has to bear it, once.
+            if !offer.is_overdue() && holds_of(&self.packet, offer.flow.from, snapshot) {
                 continue;
             }
             offers.forget(&offer.flow);

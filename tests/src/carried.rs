@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::outside::Outside;
@@ -46,23 +45,10 @@ impl World {
         Self { wan, site, c1 }
     }
 
-    /// Does something while swd stands still: only the kernel forwards.
+    /// As [`Site::without_swd`].
     #[track_caller]
     pub fn without_swd<T>(&self, body: impl FnOnce() -> T) -> T {
-        self.site.signal(Signal::SIGSTOP);
-        // Each thread stops when it comes to it.
-        wait_until("swd stands still", s(5), || {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.site.pid())).expect("its threads");
-            let stat = |task: std::fs::DirEntry| {
-                std::fs::read_to_string(task.path().join("stat")).unwrap_or_default()
-            };
-            tasks
-                .flatten()
-                .all(|task| stat(task).rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
-        });
-        let result = body();
-        self.site.signal(Signal::SIGCONT);
-        result
+        self.site.without_swd(body)
     }
 
     /// How many directions the kernel carries.

@@ -234,6 +234,23 @@ impl Site {
         self.swd.as_ref().expect("swd runs").signal(signal);
     }
 
+    /// Does something while swd stands still: only the kernel forwards.
+    #[track_caller]
+    pub fn without_swd<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.signal(Signal::SIGSTOP);
+        // Each thread stops when it comes to it.
+        wait_until("swd stands still", s(5), || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+            let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            tasks
+                .flatten()
+                .all(|task| stat(task).rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        });
+        let result = body();
+        self.signal(Signal::SIGCONT);
+        result
+    }
+
     /// `kill -9`.
     #[track_caller]
     pub fn kill(&mut self) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::process::{s, wait_until};
-use tests::raw::{Raw, mac, udp4};
+use tests::raw::{BROADCAST, Raw, arp_request, experiment, mac, udp4};
 use tests::site::{Container, Site, Way, heavy, quiet};
 
 struct Three {
@@ -159,7 +159,7 @@ fn an_address_that_moves_takes_its_frames_along() {
     raw[0].expect("the frame, by the kernel", |f| f.bytes == first);
     // c3 says that it is c2.
     let mut thief = Raw::open(&t.c[2].ns, "eth0");
-    let moved = tests::raw::experiment(mac(&t.c[0].mac()), m2, b"moved");
+    let moved = experiment(mac(&t.c[0].mac()), m2, b"moved");
     thief.send(&moved);
     sender.expect("what c3 sent", |f| f.bytes == moved);
     let second = t.frame(0, 1, 2);
@@ -286,4 +286,40 @@ fn who_takes_turns_goes_by_a_worker_and_who_stops_to_by_the_kernel() {
         }
         flows(&t.site) == 1
     });
+}
+
+#[test]
+fn what_a_container_says_of_itself_takes_nothing_from_others() {
+    let t = three();
+    t.site.unguard(&["c3"]);
+    t.hand_over(0, 1);
+    let (before, mut liar) = (flows(&t.site), Raw::open(&t.c[2].ns, "eth0"));
+    for n in 1..=5 {
+        liar.send(&arp_request([2, 0, 0, 0, 0, n], [172, 18, 0, 30], [172, 18, 9, n]));
+    }
+    wait_until("swd has heard it all", s(5), || {
+        t.site.row(&["fdb", "ls"], "mac", "02:00:00:00:00:05").is_some()
+    });
+    assert_eq!(flows(&t.site), before);
+}
+
+#[test]
+fn a_flow_is_handed_over_while_others_flood() {
+    let mut site = Site::stopped().arguments(&["--uplink", "none", "--workers", "1"]);
+    site.start();
+    let [c1, c2, c3] = ["c1", "c2", "c3"]
+        .map(|name| site.container(name, Way::Attach, &format!("172.18.0.{}0", &name[1..])));
+    site.unguard(&["c1", "c3"]);
+    // c1 has its program then.
+    hand_over(&site, &c1, &c2);
+    let (mut from, mut flood) = (Raw::open(&c1.ns, "eth0"), Raw::open(&c3.ns, "eth0"));
+    let datagram =
+        udp4((mac(&c2.mac()), mac(&c1.mac())), ([172, 18, 0, 11], 4000), ([172, 18, 0, 20], 4000), b"some");
+    let nobodys = experiment(BROADCAST, mac(&c3.mac()), b"flood");
+    let before = flows(&site);
+    site.without_swd(|| {
+        from.send_all([datagram.as_slice(); 12]);
+        flood.send_all([nobodys.as_slice(); 400]);
+    });
+    wait_until("it is in the kernel, too", s(2), || flows(&site) == before + 1);
 }

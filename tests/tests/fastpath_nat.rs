@@ -8,7 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tests::captured;
 use tests::carried::{Talk as _, WAN, World, number};
 use tests::process::{ms, python, s, wait_until};
-use tests::site::{Site, quiet};
+use tests::site::{GATEWAY, Site, quiet};
 use tests::stream::bytes_are_identical;
 
 #[test]
@@ -248,6 +248,24 @@ fn what_ends_a_connection_ends_it_in_the_kernel_at_once() {
     w.site.ctl(&["detach", "c1"]);
     assert_eq!(w.site.json(&["conntrack", "count"])["connections"], 0);
     assert_eq!(w.flows(), 0);
+}
+
+#[test]
+fn a_container_with_another_mac_goes_on_receiving() {
+    let w = World::new();
+    w.site.unguard(&["c1"]);
+    let ends = w.datagrams();
+    w.hand_over(&ends);
+    w.c1.ns.ip(&["link", "set", "eth0", "address", "02:00:00:00:00:99"]);
+    // It tells the gateway.
+    w.c1.ns.ping(GATEWAY);
+    ends.0.set_read_timeout(Some(ms(100))).expect("timeout");
+    wait_until("what comes from outside is for the new MAC", s(5), || {
+        ends.1.send(b"word").expect("send");
+        ends.0.recv(&mut [0; 100]).is_ok()
+    });
+    w.hand_over(&ends);
+    assert_eq!(w.arrives(&ends), [true, true], "in the kernel");
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Floods: frames that nobody wants, sent past the kernel's stack, as many as a packet socket takes.
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -86,12 +85,10 @@ fn fragment(mut frame: Vec<u8>, n: u32) -> Vec<u8> {
 }
 
 /// Sends for some seconds: `tx_per_s`, what the socket took.
-pub(super) fn flood(kind: Kind, address: Ipv4Addr, gateway: Mac, seconds: f64) -> Result<Figures> {
-    let own = fs::read_to_string("/sys/class/net/eth0/address").context("the MAC address of eth0")?;
-    let own: Mac = own.trim().parse().context("the MAC address of eth0")?;
+pub(super) fn flood(kind: Kind, own: (Mac, Ipv4Addr), gateway: Mac, seconds: f64) -> Result<Figures> {
     let ifindex = if_nametoindex("eth0").context("eth0")?;
     let frames: Vec<Vec<u8>> =
-        (0..FRAMES).map(|n| [&NO_OFFLOAD[..], &kind.frame(n, (own, address), gateway)].concat()).collect();
+        (0..FRAMES).map(|n| [&NO_OFFLOAD[..], &kind.frame(n, own, gateway)].concat()).collect();
     let socket = PacketSocket::open_unbound().context("a packet socket")?;
     let mut sender = Sender::new();
     let start = Instant::now();

@@ -151,6 +151,9 @@ enum Part {
     Flood {
         #[arg(long)]
         kind: flood::Kind,
+        /// The MAC to send from
+        #[arg(long)]
+        mac: Mac,
         /// The address to send from
         #[arg(long)]
         address: Ipv4Addr,
@@ -196,7 +199,9 @@ impl Load {
             Part::Accept { serve } => connections::accept(serve)?,
             Part::Connect { send, parallel } => connections::connect(send, parallel)?,
             Part::EchoMany { serve, ports } => flows::echo(serve, ports)?,
-            Part::Flood { kind, address, gateway, seconds } => flood::flood(kind, address, gateway, seconds)?,
+            Part::Flood { kind, mac, address, gateway, seconds } => {
+                flood::flood(kind, (mac, address), gateway, seconds)?
+            }
             Part::OpenFlows { send, ports, sockets } => flows::open(send, ports, sockets)?,
         };
         println!("{}", serde_json::to_string(&figures)?);

@@ -413,6 +413,7 @@ impl Daemon {
             }
             // The main loop's to act on.
             DataEvent::FastPath => {}
+            DataEvent::AddressMoved => self.dataplane.readdress(),
             DataEvent::MacMoved { mac, from, to } => {
                 let message = format!("{mac} moved from port {} to port {}", name(from), name(to));
                 self.events.tell("mac-moved", &mac.to_string(), message);

@@ -60,12 +60,11 @@ impl Shared {
         epoch: Arc<Epoch>,
     ) -> (Arc<Self>, mpsc::Receiver<DataEvent>) {
         let (events, receiver) = mpsc::channel(EVENTS);
-        let neighbors_epoch = Arc::clone(&epoch);
         let shared = Self {
             snapshot: ArcSwap::default(),
             fdb: Fdb::with_epoch(fdb, Arc::clone(&epoch)),
             epoch,
-            neighbors: Neighbors::with_epoch(neighbors_epoch),
+            neighbors: Neighbors::default(),
             forwarding: Mutex::new(Forwarding::new(nat::Config { seed: seed(), ..nat })),
             waiting: AtomicUsize::new(0),
             shaped: AtomicUsize::new(0),

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use super::uplinks::Uplinks;
 use super::{IDLE, idle, ifindex, monotonic};
 use crate::engine::Shared;
 use crate::mac::Mac;
+use crate::router::nat_network;
 use crate::router::resolve::Ingress;
 use crate::snapshot::{NetworkId, PortCounters, PortId, Snapshot};
 use crate::sys::bpf::{Map, Program};
@@ -224,6 +226,14 @@ impl Connections {
         let value = translate::value(&rewrite, epoch);
 
         let mut table = self.table();
+        // Whoever takes back what has moved takes the lock after that was noted.
+        if !outbound {
+            let inside = carry.tuples[1].source.address.to_ip();
+            let neighbor = shared.neighbors.get(network.id, inside, worker::now());
+            if neighbor.is_some_and(|n| (n.port, n.mac) != (port.id, macs[0])) {
+                return Err(refused());
+            }
+        }
         let (id, place) = (connection, place(direction));
         // What was there of it is counted first, and what is left of an earlier connection with its tuple.
         if let Some(old) = table.known.get_mut(&id).and_then(|known| known.directions[place].as_mut()) {
@@ -232,7 +242,7 @@ impl Connections {
         }
         for tuple in carry.tuples {
             if let Some(other) = table.by_tuple.get(&tuple).copied().filter(|other| *other != id) {
-                self.take_back(&mut table, other, shared, epoch);
+                self.take_back(&mut table, &[other], shared, epoch);
             }
         }
         // Who floods with SYNs must not keep busy connections out.
@@ -303,6 +313,23 @@ impl Connections {
         }
     }
 
+    /// Takes back what containers have with these addresses: [`Connections::install`] takes none any more that goes where they were.
+    pub(super) fn readdress(&self, moved: &[(NetworkId, IpAddr)], shared: &Shared, epoch: u32) {
+        let moved: Vec<_> =
+            moved.iter().map(|(network, address)| (nat_network(*network), *address)).collect();
+        let has_moved = |tuple: &Tuple| {
+            moved.iter().any(|(n, address)| (*n, *address) == (tuple.network, tuple.source.address.to_ip()))
+        };
+        let gone: Vec<ConnectionId> = {
+            let table = self.table();
+            let gone = table.known.iter().filter(|(_, known)| known.tuples.iter().any(has_moved));
+            gone.map(|(id, _)| *id).collect()
+        };
+        for some in gone.chunks(AT_ONCE) {
+            self.take_back(&mut self.table(), some, shared, epoch);
+        }
+    }
+
     /// Reads what was reported, and takes back what has closed both ways. Costs two reads of memory if there is nothing.
     pub(super) fn read_reports(&self, shared: &Shared, epoch: u32) {
         if !self.told.is_empty() {
@@ -349,14 +376,16 @@ impl Connections {
     pub(super) fn recall(&self, tuple: &Tuple, shared: &Shared, epoch: u32) {
         let mut table = self.table();
         let Some(id) = table.by_tuple.get(tuple).copied() else { return };
-        self.take_back(&mut table, id, shared, epoch);
+        self.take_back(&mut table, &[id], shared, epoch);
     }
 
-    fn take_back(&self, table: &mut Table, id: ConnectionId, shared: &Shared, epoch: u32) {
-        if let Some(known) = table.known.get_mut(&id) {
-            known.directions.iter_mut().flatten().for_each(|direction| direction.leaves = true);
+    fn take_back(&self, table: &mut Table, some: &[ConnectionId], shared: &Shared, epoch: u32) {
+        for id in some {
+            if let Some(known) = table.known.get_mut(id) {
+                known.directions.iter_mut().flatten().for_each(|direction| direction.leaves = true);
+            }
         }
-        self.account(table, &[id], shared, epoch);
+        self.account(table, some, shared, epoch);
     }
 
     /// Reads the counters of some connections, tells the router of them, and takes back what leaves, or has ended.

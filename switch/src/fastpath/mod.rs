@@ -9,9 +9,13 @@
 //! worker: install                                     -> the kernel forwards what is alike (see `program`)
 //! daemon, every second while there are such flows: adds what was counted to the ports' counters, refreshes the MACs' ages,
 //!         takes back what was idle for `IDLE`, and, sooner if they are few, what may have taken turns
-//! any change of ports, networks, addresses, static or moved MACs: the epoch ends, and with it every flow's right to the
+//! any change of ports, networks, leases, static or moved MACs: the epoch ends, and with it every flow's right to the
 //!         fast path; the stages decide anew
 //! ```
+//!
+//! Where it is only that a container says of an address that another has it, or another MAC, the connections of that address are taken
+//! back: what one container says of itself must not cost the others anything.
+//!
 //!
 //! So are connections between a container and the outside, once they are open and busy: the router says how it has translated a
 //! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]). It reports answers to SYNs
@@ -36,6 +40,7 @@ mod uplinks;
 
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -251,6 +256,13 @@ impl FastPath {
             if let Some(tuple) = carry::opens_or_closes(&mut batch.frame(frame, PortId(u32::MAX)), network) {
                 connections.recall(&tuple, shared, self.epoch.current());
             }
+        }
+    }
+
+    /// Takes connections back that containers have with these addresses of theirs.
+    pub fn readdress(&self, moved: &[(NetworkId, IpAddr)], shared: &Shared) {
+        if let Some(connections) = self.connections.as_ref().filter(|c| !moved.is_empty() && c.len() > 0) {
+            connections.readdress(moved, shared, self.epoch.current());
         }
     }
 

@@ -14,7 +14,7 @@ const POINTS: u16 = 16;
 /// A frame counts so many points, but one that takes its turn counts against its flow: [`super::turns`].
 const FRAME: u16 = 2;
 const TURN: u16 = 1;
-/// So many frames make a flow overdue that never lets the ring run empty.
+/// So many frames make a flow overdue whose port always has some in the ring.
 const OVERDUE: u16 = 1024;
 /// Flows that are counted at a time. Two that share a place push each other out, and are offered later for it.
 const PLACES: usize = 256;

@@ -59,6 +59,12 @@ impl Shares {
         }
     }
 
+    /// Frames of an interface that wait, or more than that.
+    pub fn waiting(&self, ifindex: u32) -> u32 {
+        let waiting = self.0.get().get((ifindex % PLACES) as usize * WORDS);
+        waiting.map_or(u32::MAX, |waiting| waiting.load(Ordering::Relaxed))
+    }
+
     /// Frames that were refused since the last call.
     pub fn take_refused(&self) -> u64 {
         let refused = self.0.get().iter().skip(1).step_by(WORDS);

@@ -54,6 +54,11 @@ impl PacketPorts {
     pub fn is_ready(&self) -> bool {
         self.ring.is_ready()
     }
+
+    /// Whether a frame that came from this interface may wait to be received.
+    pub fn holds_of(&self, ifindex: u32) -> bool {
+        self.is_ready() && self.shares.as_ref().is_none_or(|shares| shares.waiting(ifindex) > 0)
+    }
 }
 
 impl AsFd for PacketPorts {

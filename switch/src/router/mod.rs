@@ -86,7 +86,7 @@ impl Router {
     }
 
     /// A frame from a port.
-    pub fn process(&mut self, frame: &mut Frame<'_>, cx: &Cx<'_>, lock: &mut Lock<'_>) -> Verdict {
+    pub fn process(&mut self, frame: &mut Frame<'_>, cx: &mut Cx<'_>, lock: &mut Lock<'_>) -> Verdict {
         self.heard = None;
         if let Some(address) = neighbor::glean(frame, cx)
             && cx.waiting > 0

@@ -8,14 +8,14 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use nat::Time;
 use smoltcp::wire::{ArpPacket, ArpRepr, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv6Packet};
 
-use crate::fastpath::epoch::Epoch;
+use crate::dataplane::DataEvent;
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_ARP, ETHERTYPE_IPV6, Frame};
 use crate::mac::Mac;
 use crate::snapshot::{NetworkId, PortId};
@@ -26,9 +26,11 @@ pub const MAX_PER_PORT: usize = 256;
 /// How long an address counts as in use after it was last seen.
 pub const LIFETIME: Duration = Duration::from_secs(300);
 
-/// Changes in a second that end the epoch. A container that changes its mind more often must not cost the others their fast path;
-/// what it has there is looked at again after a while.
-const MAX_CHANGES: u32 = 10;
+/// Addresses that a port takes over in a second, or takes to another MAC, of which the fast path is told. A container that changes its
+/// mind more often must not cost the others their time; what it has there is looked at again after a while.
+const MAX_MOVES: u32 = 10;
+/// Addresses that the fast path is not told of so far, of all ports.
+const MAX_MOVED: usize = 1024;
 
 /// Who uses an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +47,16 @@ pub struct Neighbor {
 struct Table {
     by_address: HashMap<(NetworkId, IpAddr), Neighbor, RandomState>,
     per_port: HashMap<PortId, usize, RandomState>,
-    /// Since when changes are counted, and how many there were.
-    changes: (Time, u32),
+    /// Since when a port's moves are counted, and how many there were.
+    moves: HashMap<PortId, (Time, u32), RandomState>,
+    /// What moved, and the fast path is not told of.
+    moved: Vec<(NetworkId, IpAddr)>,
 }
 
 /// The table. Only ARP and neighbor discovery take its lock, so one is enough.
 #[derive(Debug, Default)]
 pub struct Neighbors {
     table: Mutex<Table>,
-    epoch: Arc<Epoch>,
 }
 
 impl Neighbors {
@@ -62,18 +65,14 @@ impl Neighbors {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty one. The epoch ends with each address that changes hands.
-    pub fn with_epoch(epoch: Arc<Epoch>) -> Self {
-        Self { table: Mutex::default(), epoch }
-    }
-
     /// A copy that goes its own way.
     pub fn fork(&self) -> Self {
-        Self { table: Mutex::new(self.table().clone()), epoch: Arc::default() }
+        Self { table: Mutex::new(self.table().clone()) }
     }
 
-    /// Notes that `address` is used by `mac` behind `port`.
-    pub fn note(&self, network: NetworkId, address: IpAddr, mac: Mac, port: PortId, now: Time) {
+    /// Notes that `address` is used by `mac` behind `port`. Tells whether that is news to the fast path: see
+    /// [`Neighbors::take_moved`].
+    pub fn note(&self, network: NetworkId, address: IpAddr, mac: Mac, port: PortId, now: Time) -> bool {
         let mut table = self.table();
         let table = &mut *table;
         let new = Neighbor { mac, port, seen: now };
@@ -81,39 +80,30 @@ impl Neighbors {
             if known.port == port {
                 let moved = known.mac != mac;
                 *known = new;
-                if moved {
-                    self.changed(table, now);
-                }
-                return;
+                return moved && table.moves((network, address), port, now);
             }
             if now.since(known.seen) < LIFETIME
                 && table.per_port.get(&port).is_some_and(|n| *n >= MAX_PER_PORT)
             {
-                return;
+                return false;
             }
         }
         if table.per_port.get(&port).is_some_and(|n| *n >= MAX_PER_PORT) {
             table.forget(|_, n| n.port == port && now.since(n.seen) >= LIFETIME);
             if table.per_port.get(&port).is_some_and(|n| *n >= MAX_PER_PORT) {
-                return;
+                return false;
             }
         }
-        if let Some(old) = table.by_address.insert((network, address), new) {
-            table.count_down(old.port);
-            self.changed(table, now);
-        }
+        let old = table.by_address.insert((network, address), new);
         *table.per_port.entry(port).or_default() += 1;
+        let Some(old) = old else { return false };
+        table.count_down(old.port);
+        table.moves((network, address), port, now)
     }
 
-    /// An address has changed hands: what was decided for it holds no more.
-    fn changed(&self, table: &mut Table, now: Time) {
-        if now.since(table.changes.0) >= Duration::from_secs(1) {
-            table.changes = (now, 0);
-        }
-        table.changes.1 += 1;
-        if table.changes.1 <= MAX_CHANGES {
-            self.epoch.end();
-        }
+    /// Addresses that have changed hands since the last call: connections with them that the kernel carries go to the wrong MAC.
+    pub fn take_moved(&self) -> Vec<(NetworkId, IpAddr)> {
+        std::mem::take(&mut self.table().moved)
     }
 
     /// Who uses an address, if it was seen lately.
@@ -133,11 +123,27 @@ impl Neighbors {
 
     /// Forgets every address of a port: the port is gone.
     pub fn remove_port(&self, port: PortId) {
-        self.table().forget(|_, n| n.port == port);
+        let mut table = self.table();
+        table.forget(|_, n| n.port == port);
+        table.moves.remove(&port);
     }
 }
 
 impl Table {
+    /// Counts that an address comes to a port, or to another MAC there. Tells whether the fast path is to be told.
+    fn moves(&mut self, address: (NetworkId, IpAddr), port: PortId, now: Time) -> bool {
+        let (since, moves) = self.moves.entry(port).or_insert((now, 0));
+        if now.since(*since) >= Duration::from_secs(1) {
+            (*since, *moves) = (now, 0);
+        }
+        *moves += 1;
+        let tell = *moves <= MAX_MOVES && self.moved.len() < MAX_MOVED;
+        if tell && !self.moved.contains(&address) {
+            self.moved.push(address);
+        }
+        tell
+    }
+
     fn forget(&mut self, goes: impl Fn(&(NetworkId, IpAddr), &Neighbor) -> bool) {
         let gone: Vec<_> = self.by_address.extract_if(|key, n| goes(key, n)).map(|(_, n)| n.port).collect();
         for port in gone {
@@ -157,13 +163,15 @@ impl Table {
 
 /// Notes the sender of an ARP packet or a neighbor solicitation or advertisement.
 /// Tells the address.
-pub fn glean(frame: &Frame<'_>, cx: &Cx<'_>) -> Option<IpAddr> {
+pub fn glean(frame: &Frame<'_>, cx: &mut Cx<'_>) -> Option<IpAddr> {
     let address = match frame.ethertype() {
         ETHERTYPE_ARP => arp_sender(&frame.bytes()[ETHERNET_HEADER..]),
         ETHERTYPE_IPV6 => nd_sender(&frame.bytes()[ETHERNET_HEADER..]),
         _ => return None,
     }?;
-    cx.neighbors.note(cx.network.id, address, frame.src(), frame.port, cx.now);
+    if cx.neighbors.note(cx.network.id, address, frame.src(), frame.port, cx.now) {
+        (cx.tell)(DataEvent::AddressMoved);
+    }
     Some(address)
 }
 

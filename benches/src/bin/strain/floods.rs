@@ -167,7 +167,7 @@ impl Flood {
         let me = std::env::current_exe().context("the program's own path")?;
         let mut command = third.ns.command(&[]);
         command.arg(me).args(["load", "flood", "--kind", kind.name(), "--seconds", LIMIT]);
-        command.args(["--address", &third.address, "--gateway", &network.gateway_mac]);
+        command.args(["--mac", &third.mac(), "--address", &third.address, "--gateway", &network.gateway_mac]);
         let process = Background::start(&mut command, &meter.dir().join("flood.log"));
         thread::sleep(WARM_UP);
         Ok(Self { _process: process })
