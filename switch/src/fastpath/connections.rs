@@ -19,6 +19,7 @@ use nat::{ConnectionId, Direction, LastSegment, Passed, Time, Tuple};
 use super::attacher::Attacher;
 use super::carry::Carry;
 use super::report::{Report, What};
+use super::shares::Carried;
 use super::translate::{self, MAX_IFINDEX, Rewrite, Side, Tables, offset};
 use super::uplinks::Uplinks;
 use super::{IDLE, idle, ifindex, monotonic};
@@ -77,6 +78,7 @@ struct InKernel {
     leaves: bool,
     /// The kernel does not have it any more.
     is_out: bool,
+    _carried: Carried,
 }
 
 /// A connection of which the kernel carries at least one direction; by [`place`].
@@ -282,6 +284,7 @@ impl Connections {
             news: (0, 0),
             leaves: false,
             is_out: false,
+            _carried: Carried::by(at, self.uplinks.shares()),
         });
         Ok(first)
     }

@@ -53,7 +53,7 @@ use self::carry::Carry;
 use self::connections::{Connections, MAX_DIRECTIONS, Told};
 use self::epoch::Epoch;
 use self::offer::Flow;
-use self::shares::Shares;
+use self::shares::{Carried, Shares};
 use self::turns::Tally;
 use self::uplinks::Uplinks;
 use crate::batch::{Batch, Source};
@@ -102,6 +102,7 @@ struct Installed {
     unjudged: (u64, u64),
     /// `CLOCK_MONOTONIC`, nanoseconds: the last frame, or when it was installed.
     last: u64,
+    _carried: Carried,
 }
 
 /// The kernel's part of the switch.
@@ -135,7 +136,7 @@ impl FastPath {
         let flows = Map::create(MapKind::Hash, "swd_flows", program::KEY, program::VALUE, MAX_FLOWS)?;
         let limit = connections.min(MAX_DIRECTIONS);
         // One without the other is possible.
-        let connections = load_connections(&handoff, &epoch, host, limit);
+        let connections = load_connections(&handoff, (&epoch, &shares), host, limit);
         if let Err(e) = &connections {
             tracing::warn!("the workers carry all connections to the outside: no fast path: {e}");
         }
@@ -317,6 +318,7 @@ impl FastPath {
                 bytes: 0,
                 unjudged: (0, 0),
                 last: monotonic(),
+                _carried: Carried::by(from_index, &self.shares),
             },
         );
         Ok(first)
@@ -401,7 +403,7 @@ impl Installed {
 /// What it takes for connections to the outside.
 fn load_connections(
     handoff: &Arc<Map>,
-    epoch: &Arc<Epoch>,
+    (epoch, shares): (&Arc<Epoch>, &Arc<Shares>),
     host: &NetNs,
     limit: u32,
 ) -> Result<Connections, FastPathError> {
@@ -411,9 +413,15 @@ fn load_connections(
     let uplink = Program::load(ProgramKind::Ingress, "swd_uplink_in", &uplink)?;
     let exit = Program::load(ProgramKind::Ingress, "swd_exit", &translate::exit(handoff))?;
     let host = Attacher::start(connections::programs(uplink, exit), host.try_clone()?)?;
-    let (connections, handoff, epoch) = (Arc::new(map), Arc::clone(handoff), Arc::clone(epoch));
-    let maps =
-        uplinks::Maps { connections: Arc::clone(&connections), told: Arc::clone(&told), handoff, epoch };
+    let (connections, handoff) = (Arc::new(map), Arc::clone(handoff));
+    let (epoch, shares) = (Arc::clone(epoch), Arc::clone(shares));
+    let maps = uplinks::Maps {
+        connections: Arc::clone(&connections),
+        told: Arc::clone(&told),
+        handoff,
+        epoch,
+        shares,
+    };
     Ok(Connections::new(connections, told, host, Uplinks::new(maps), limit as usize))
 }
 

@@ -88,7 +88,7 @@ pub(super) const NOTE: u8 = 9;
 
 /// What a packet socket receives: all that the kernel does not forward itself. With `connections`, those are looked for as well.
 ///
-/// A frame of a port that has its share of the ring already is not received.
+/// A frame of a port that has its share of the ring already is not received. Nothing is looked for where the kernel carries nothing.
 pub(super) fn filter(
     flows: &Map,
     handoff: &Map,
@@ -102,6 +102,9 @@ pub(super) fn filter(
         translate::on_its_way(&mut a, "taken");
     }
     begin(&mut a, handoff, words, "receive");
+    look_up_place(&mut a, shares, "receive");
+    a.load32(1, 0, shares::offset::CARRIED);
+    a.jump_if_equal(1, 0, "placed");
     a.load32(1, CX, context::VLAN_PRESENT);
     a.jump_unless_equal(1, 0, "receive");
     load_ethernet(&mut a, "receive");
@@ -152,19 +155,27 @@ pub(super) fn filter(
         translate::look_up(&mut a, connections, words, Side::Ports, ("taken", "receive"));
     }
     a.label("receive");
-    share(&mut a, shares);
+    look_up_place(&mut a, shares, "admitted");
+    a.label("placed");
+    share(&mut a);
+    a.label("admitted");
     a.constant(0, -1);
     a.exit();
     a.finish()
 }
 
-/// Counts a frame of a port that may have one more in the ring, and goes on. Any other is refused. See [`super::shares`].
-fn share(a: &mut Assembler, shares: &Map) {
+/// Looks up what is counted of an interface: register 0.
+pub(super) fn look_up_place(a: &mut Assembler, shares: &Map, otherwise: &'static str) {
     a.load32(1, CX, context::IFINDEX);
     a.and(1, shares::PLACES.cast_signed() - 1);
     a.store32(STACK, 1, stack::PLACE);
     a.look_up(shares, stack::PLACE);
-    a.jump_if_equal(0, 0, "admitted");
+    a.jump_if_equal(0, 0, otherwise);
+}
+
+/// Counts a frame of a port that may have one more in the ring, and goes on; register 0 is what is counted of it. Any other is refused.
+/// See [`super::shares`].
+fn share(a: &mut Assembler) {
     a.mov(FLOW, 0);
     a.call(helper::KTIME_GET_COARSE_NS);
     a.load32(1, FLOW, shares::offset::WAITING);
@@ -184,7 +195,6 @@ fn share(a: &mut Assembler, shares: &Map) {
     a.store64(FLOW, 0, shares::offset::LAST);
     a.constant(1, 1);
     a.atomic_add32(FLOW, 1, shares::offset::WAITING);
-    a.label("admitted");
 }
 
 /// What a sniffer of a port receives: what the filter of the worker's socket, which has seen the frame already, has noted as the

@@ -7,7 +7,8 @@
 //! for [`PERIOD_NS`], in which a ring is emptied several times over, begins anew.
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::sys::bpf::Map;
 use crate::sys::ring::SLOTS;
@@ -22,7 +23,7 @@ const _: () = assert!(MOST as usize * 4 == SLOTS);
 pub(super) const PERIOD_NS: i32 = 100_000_000;
 
 /// Words of a count, and where they are.
-const WORDS: usize = 4;
+const WORDS: usize = 6;
 pub(super) mod offset {
     /// Frames that wait.
     pub(in crate::fastpath) const WAITING: i16 = 0;
@@ -30,6 +31,33 @@ pub(super) mod offset {
     pub(in crate::fastpath) const REFUSED: i16 = 4;
     /// When the last was let in, by `CLOCK_MONOTONIC_COARSE`: nanoseconds.
     pub(in crate::fastpath) const LAST: i16 = 8;
+    /// What the kernel carries of what comes in: nothing is looked for where that is nothing.
+    pub(in crate::fastpath) const CARRIED: i16 = 16;
+}
+
+/// Something that the kernel carries of what comes in by an interface, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Carried {
+    shares: Arc<Shares>,
+    ifindex: u32,
+}
+
+impl Carried {
+    /// One more.
+    pub(super) fn by(ifindex: u32, shares: &Arc<Shares>) -> Self {
+        if let Some(carried) = shares.word(ifindex, offset::CARRIED) {
+            carried.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { shares: Arc::clone(shares), ifindex }
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if let Some(carried) = self.shares.word(self.ifindex, offset::CARRIED) {
+            carried.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The counts.
@@ -46,12 +74,17 @@ impl Shares {
         self.0.map()
     }
 
+    fn word(&self, ifindex: u32, offset: i16) -> Option<&AtomicU32> {
+        let word = usize::from(offset.unsigned_abs()) / size_of::<u32>();
+        self.0.get().get((ifindex % PLACES) as usize * WORDS + word)
+    }
+
     /// Frames of an interface wait no more.
     pub fn give_back(&self, ifindex: u32, frames: u32) {
         if frames == 0 {
             return;
         }
-        let Some(waiting) = self.0.get().get((ifindex % PLACES) as usize * WORDS) else { return };
+        let Some(waiting) = self.word(ifindex, offset::WAITING) else { return };
         let before = waiting.fetch_sub(frames, Ordering::Relaxed);
         if before < frames {
             // It has begun anew meanwhile.
@@ -61,8 +94,7 @@ impl Shares {
 
     /// Frames of an interface that wait, or more than that.
     pub fn waiting(&self, ifindex: u32) -> u32 {
-        let waiting = self.0.get().get((ifindex % PLACES) as usize * WORDS);
-        waiting.map_or(u32::MAX, |waiting| waiting.load(Ordering::Relaxed))
+        self.word(ifindex, offset::WAITING).map_or(u32::MAX, |waiting| waiting.load(Ordering::Relaxed))
     }
 
     /// Frames that were refused since the last call.

@@ -19,10 +19,13 @@
 //! segment longer than the way takes, and frames whose lengths contradict each other. A FIN, and the answer to a SYN that was let through
 //! with its answer to come, is reported as it passes ([`super::report`]); if there is no room for the report, the worker receives it.
 
-use super::program::{CX, ETHERNET, FLOW, NEXT, NOTE, TO, begin, context, helper, load_ethernet, stack};
 use nat::{ConnectionId, Direction};
 
+use super::program::{
+    CX, ETHERNET, FLOW, NEXT, NOTE, TO, begin, context, helper, load_ethernet, look_up_place, stack,
+};
 use super::report::Report;
+use super::shares;
 use crate::mac::Mac;
 use crate::sys::assembler::{Assembler, STACK};
 use crate::sys::bpf::{Insn, Map};
@@ -281,13 +284,16 @@ pub(super) fn uplink_filter(
     classic: &[libc::sock_filter],
     tables: Tables<'_>,
     handoff: &Map,
-    words: &Map,
+    (words, shares): (&Map, &Map),
 ) -> Option<Vec<Insn>> {
     let mut a = Assembler::default();
     a.mov(CX, 1);
     begin(&mut a, handoff, words, "look");
     classic::append(&mut a, classic, "accepted", "refused")?;
     a.label("accepted");
+    look_up_place(&mut a, shares, "receive");
+    a.load32(1, 0, shares::offset::CARRIED);
+    a.jump_if_equal(1, 0, "receive");
     load_ethernet(&mut a, "receive");
     look_up(&mut a, tables, words, Side::Uplinks, ("refused", "receive"));
     a.label("refused");

@@ -12,6 +12,8 @@ use libc::sock_filter;
 
 use super::attacher::Attacher;
 use super::connections::Told;
+use super::epoch::Epoch;
+use super::shares::Shares;
 use super::translate::{self, Tables};
 use crate::sys::bpf::{Map, Program, ProgramKind};
 use crate::sys::packet::PacketSocket;
@@ -25,14 +27,15 @@ pub(super) struct Maps {
     pub(super) connections: Arc<Map>,
     pub(super) told: Arc<Told>,
     pub(super) handoff: Arc<Map>,
-    pub(super) epoch: Arc<super::epoch::Epoch>,
+    pub(super) epoch: Arc<Epoch>,
+    pub(super) shares: Arc<Shares>,
 }
 
 impl Maps {
     fn program(&self, filter: &[sock_filter]) -> Option<Program> {
         let words = self.epoch.words()?;
         let tables = Tables { connections: &self.connections, reports: self.told.map() };
-        let program = translate::uplink_filter(filter, tables, &self.handoff, words)?;
+        let program = translate::uplink_filter(filter, tables, &self.handoff, (words, self.shares.map()))?;
         let program = Program::load(ProgramKind::SocketFilter, "swd_uplink", &program);
         program.inspect_err(|e| tracing::error!("no fast path from the uplinks: {e}")).ok()
     }
@@ -57,6 +60,11 @@ pub(super) struct Uplinks {
 impl Uplinks {
     pub(super) fn new(maps: Maps) -> Arc<Self> {
         Arc::new(Self { maps, state: Mutex::default() })
+    }
+
+    /// What is counted of each interface.
+    pub(super) const fn shares(&self) -> &Arc<Shares> {
+        &self.maps.shares
     }
 
     /// Lets a socket receive what a filter lets in.
