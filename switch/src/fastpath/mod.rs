@@ -16,7 +16,6 @@
 //! Where it is only that a container says of an address that another has it, or another MAC, the connections of that address are taken
 //! back: what one container says of itself must not cost the others anything.
 //!
-//!
 //! So are connections between a container and the outside, once they are open and busy: the router says how it has translated a
 //! packet of one, and the kernel does it with what is alike ([`carry`], [`connections`], [`translate`]). It reports answers to SYNs
 //! ([`answers`]) and FINs as it forwards them, and a connection of which both FINs were is taken back before the next frame is

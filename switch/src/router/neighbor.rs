@@ -238,4 +238,21 @@ mod tests {
         assert!(table.get(NET, ip(3000), later).is_none());
         assert!(table.table().per_port.is_empty());
     }
+
+    #[test]
+    fn what_moves_is_told_so_often_of_each_port() {
+        let table = Neighbors::default();
+        let (a, b, t) = (PortId(1), PortId(2), Time::from_secs(10));
+        let mac = |n| Mac([2, 0, 0, 0, 0, n]);
+        assert!(!table.note(NET, ip(1), mac(1), a, t), "nobody had it before");
+        assert!(!table.note(NET, ip(1), mac(1), a, t), "nothing new");
+        assert!(table.note(NET, ip(1), mac(2), a, t), "another MAC");
+        assert!(table.note(NET, ip(1), mac(2), b, t), "another port");
+        assert_eq!((table.take_moved(), table.take_moved()), (vec![(NET, ip(1))], vec![]));
+        let told = |port, t| (0..20).filter(|n| table.note(NET, ip(1), mac(10 + n), port, t)).count();
+        // One of each is told of already.
+        assert_eq!((told(b, t), told(a, t)), (9, 9));
+        assert_eq!(told(b, t + Duration::from_secs(1)), 10, "a second later");
+        assert_eq!(table.take_moved(), [(NET, ip(1))]);
+    }
 }
