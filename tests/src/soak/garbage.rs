@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use crate::netns::Namespace;
 use crate::noise::{Random, mutate};
+use crate::outside::judge;
 use crate::raw::{Raw, arp_request, echo4, mac, syn4, udp4};
 use crate::site::Site;
+
+/// Of what the watch outside takes for inside addresses, those that no network here has. To swd they are anybody's, and a destination that
+/// a mutation made one of them goes outside.
+const NOBODYS: [&str; 3] = ["10.0.0.0/8", "172.20.0.0/14", "fd00::/8"];
 
 /// Requests, none of which changes anything even if it is understood.
 const REQUESTS: [&[u8]; 7] = [
@@ -33,6 +38,7 @@ impl Garbage {
     pub(super) fn frames(&mut self, random: &mut Random, from: &Namespace, gateway: &str) {
         let own = mac(&from.mac("eth0"));
         let mut raw = Raw::open(from, "eth0");
+        let nobodys = NOBODYS.map(|net| net.parse().expect("a network"));
         let frames: Vec<Vec<u8>> = (0..300)
             .map(|_| {
                 let to = random.pick(&[[0xff; 6], mac(gateway), [2, 0, 0, 0, 0, 9]]);
@@ -52,7 +58,7 @@ impl Garbage {
                 frame
             })
             // Shorter ones are none: the socket takes no frame without a header.
-            .filter(|frame| (14..1400).contains(&frame.len()))
+            .filter(|frame| (14..1400).contains(&frame.len()) && judge(frame, &nobodys).is_none())
             .collect();
         self.frames += frames.len() as u64;
         raw.send_all(frames.iter().map(Vec::as_slice));
