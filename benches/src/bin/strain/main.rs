@@ -30,7 +30,7 @@ struct Options {
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// How often each trial is made, but for rates
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Trials, separated by commas: rates, storm, floods, capture, gaps
     #[arg(long, value_delimiter = ',')]
