@@ -45,12 +45,6 @@ impl World {
         Self { wan, site, c1 }
     }
 
-    /// As [`Site::without_swd`].
-    #[track_caller]
-    pub fn without_swd<T>(&self, body: impl FnOnce() -> T) -> T {
-        self.site.without_swd(body)
-    }
-
     /// How many directions the kernel carries.
     pub fn flows(&self) -> u64 {
         self.site.json(&["status"])["fast_flows"].as_u64().expect("fast_flows")
@@ -184,7 +178,7 @@ impl World {
     #[track_caller]
     pub fn carried(&self, ends: &(TcpStream, TcpStream), body: impl FnOnce()) -> bool {
         let ways = [(&ends.0, &ends.1), (&ends.1, &ends.0)];
-        let came = self.without_swd(|| {
+        let came = self.site.without_swd(|| {
             let came = ways.map(|(mut from, mut to)| {
                 to.set_read_timeout(Some(s(1))).expect("timeout");
                 from.write_all(b"word").expect("send");
@@ -204,7 +198,7 @@ impl World {
 
     /// Whether a datagram arrives while swd stands still.
     pub fn arrives(&self, ends: &(UdpSocket, UdpSocket)) -> [bool; 2] {
-        self.without_swd(|| {
+        self.site.without_swd(|| {
             [(&ends.0, &ends.1), (&ends.1, &ends.0)].map(|(from, to)| {
                 to.set_read_timeout(Some(ms(300))).expect("timeout");
                 // A refusal of an earlier one is no answer to this one.

@@ -47,7 +47,7 @@ fn datagrams_are_counted_one_by_one() {
     let ends = w.datagrams();
     w.hand_over(&ends);
     let before = (w.connection("udp"), w.site.port("c1"));
-    w.without_swd(|| {
+    w.site.without_swd(|| {
         for size in (0..200_usize).map(|n| n * 7) {
             for (from, to) in [(&ends.0, &ends.1), (&ends.1, &ends.0)] {
                 from.send(&vec![7; size]).expect("send");
@@ -91,7 +91,7 @@ fn datagrams_without_an_answer_go_by_the_kernel_and_the_first_answer_is_seen() {
         });
         let before = w.connection("udp");
         assert_eq!(before["state"], "unreplied", "{before}");
-        w.without_swd(|| {
+        w.site.without_swd(|| {
             say(200, from, to);
             to.send(b"word").expect("send");
             from.set_read_timeout(Some(ms(300))).expect("timeout");
@@ -159,7 +159,7 @@ fn connections_close_in_the_kernel() {
                 let (inside, outside) = if published { w.called() } else { w.masqueraded() };
                 let mut ends = [inside, outside];
                 let closed = w.flows() == 2
-                    && w.without_swd(|| {
+                    && w.site.without_swd(|| {
                         let hears_the_end = |end: &mut TcpStream| {
                             end.set_read_timeout(Some(s(1))).expect("timeout");
                             end.read_to_end(&mut Vec::new()).is_ok()
@@ -286,7 +286,7 @@ fn a_reset_is_seen() {
     let (inside, outside) = w.masqueraded();
     let ends = (inside, outside);
     w.hand_over(&ends);
-    w.without_swd(|| bytes_are_identical(&ends.0, &ends.1, 3, 4_000_000));
+    w.site.without_swd(|| bytes_are_identical(&ends.0, &ends.1, 3, 4_000_000));
     setsockopt(&ends.1, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).expect("linger");
     drop(ends.1);
     wait_until("it is reset", s(5), || w.connection("tcp")["state"] == "reset");

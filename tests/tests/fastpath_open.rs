@@ -47,7 +47,7 @@ impl Road<'_> {
             wait_until("the SYN has arrived", s(5), || {
                 !self.server.run(&["ss", "-Htn", "state", "syn-recv"]).ok().stdout.is_empty()
             });
-            w.without_swd(|| {
+            w.site.without_swd(|| {
                 // The server answers again after a second.
                 self.hush(false);
                 let client = dial.join().expect("no panic").ok()?;

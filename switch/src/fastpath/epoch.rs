@@ -8,9 +8,10 @@ use crate::sys::words::Words;
 /// Words in all: the epoch, and the count of gaps.
 pub(super) const WORDS: usize = 2;
 
-/// Counts the changes after which a decision about frames may be another: of ports, networks, addresses, of the MAC table.
+/// Counts the changes after which a decision about frames may be another: of ports, networks, leases, the host's addresses, of the MAC table.
 ///
-/// A new MAC, or one that ages out, is no such change: no frame goes elsewhere by it. When there is a fast path, the kernel's
+/// A new MAC, or one that ages out, is no such change: no frame goes elsewhere by it. Nor is what a container says of its address, by which
+/// few do: see [`FastPath::readdress`](super::FastPath::readdress). When there is a fast path, the kernel's
 /// programs read the same word, so that a change is in force there with the next frame.
 #[derive(Debug, Default)]
 pub struct Epoch {

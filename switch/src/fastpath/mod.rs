@@ -9,7 +9,7 @@
 //! worker: install                                     -> the kernel forwards what is alike (see `program`)
 //! daemon, every second while there are such flows: adds what was counted to the ports' counters, refreshes the MACs' ages,
 //!         takes back what was idle for `IDLE`, and, sooner if they are few, what may have taken turns
-//! any change of ports, networks, leases, static or moved MACs: the epoch ends, and with it every flow's right to the
+//! any change of ports, networks, leases, the host's addresses, static or moved MACs: the epoch ends, and with it every flow's right to the
 //!         fast path; the stages decide anew
 //! ```
 //!

@@ -5,6 +5,8 @@
 //!
 //! A frame that was let in and found no room after all is never taken, so a count may be too high. One that has let nothing in
 //! for [`PERIOD_NS`], in which a ring is emptied several times over, begins anew.
+//!
+//! Beside it is counted what the kernel carries of the port, or the uplink: the filters look for nothing where that is nothing.
 
 use std::io;
 use std::sync::Arc;
