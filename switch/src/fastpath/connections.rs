@@ -206,7 +206,7 @@ impl Connections {
         let attached = match outbound {
             true => [ports.has(inner, 0), self.host.has(outer, EXIT)],
             false => {
-                let filtered = self.uplinks.are_ready(&self.host);
+                let filtered = self.uplinks.are_ready(&self.host, worker::now());
                 [self.host.has(uplink.ifindex, UPLINK) & filtered, ports.has(gate, 0)]
             }
         };

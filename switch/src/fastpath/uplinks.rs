@@ -2,13 +2,14 @@
 //!
 //! Each publish changes them, by the thousand if need be, and the kernel takes some milliseconds to verify one that also looks for
 //! connections. So a new filter is in force at once in its classic form, by which the workers receive everything, and gets the rest
-//! when there is a connection to carry, by a thread that nobody waits for, and once a second at most.
+//! when there is a connection to carry, by a thread that nobody waits for, and is asked once a second at most.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libc::sock_filter;
+use nat::Time;
 
 use super::attacher::Attacher;
 use super::connections::Told;
@@ -18,7 +19,7 @@ use super::translate::{self, Tables};
 use crate::sys::bpf::{Map, Program, ProgramKind};
 use crate::sys::packet::PacketSocket;
 
-/// Between two rounds of loading.
+/// Between two askings for a round of loading.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The maps that the programs share.
@@ -47,7 +48,7 @@ struct State {
     /// All of them have what they need.
     ready: bool,
     asked: bool,
-    loaded: Option<Instant>,
+    asked_at: Option<Time>,
 }
 
 /// The sockets, with their filters.
@@ -80,10 +81,11 @@ impl Uplinks {
     }
 
     /// Whether what the kernel carries is not received any more. If not, it soon will be. Never waits.
-    pub(super) fn are_ready(self: &Arc<Self>, thread: &Attacher) -> bool {
+    pub(super) fn are_ready(self: &Arc<Self>, thread: &Attacher, now: Time) -> bool {
         let Ok(mut state) = self.state.try_lock() else { return false };
-        if !state.ready && !state.asked && state.loaded.is_none_or(|at| at.elapsed() >= PAUSE) {
+        if !state.ready && !state.asked && state.asked_at.is_none_or(|at| now.since(at) >= PAUSE) {
             state.asked = true;
+            state.asked_at = Some(now);
             let this = Arc::clone(self);
             thread.run(move || this.load());
         }
@@ -107,7 +109,6 @@ impl Uplinks {
             all &= last.as_ref().is_some_and(|(_, program)| socket.set_program(program).is_ok());
         }
         state.ready = all;
-        state.loaded = Some(Instant::now());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
