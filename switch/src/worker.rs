@@ -317,6 +317,9 @@ impl Worker {
             offers.begin(epoch, now);
         }
         self.engine.run(now, &snapshot, &mut self.batch);
+        if let (Some(fast), Some(offers)) = (&self.fast, self.engine.offers()) {
+            fast.await_answers(offers.take_questions(), now);
+        }
         // The answer to the answer of a SYN comes as fast as that can be sent.
         let first = self.carry(Which::JustOpened, epoch, &snapshot);
         self.send(&snapshot);

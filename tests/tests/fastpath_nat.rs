@@ -6,7 +6,8 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tests::captured;
-use tests::carried::{Talk as _, WAN, World, number};
+use tests::carried::{HOST, Talk as _, WAN, World, number};
+use tests::netns::Namespace;
 use tests::process::{ms, python, s, wait_until};
 use tests::site::{GATEWAY, Site, quiet};
 use tests::stream::bytes_are_identical;
@@ -457,4 +458,75 @@ fn a_capture_sees_every_frame_and_switched_off_nothing_is_in_the_kernel() {
     (0..50).for_each(|_| ends.0.talk(&ends.1));
     assert_eq!(w.flows(), 0);
     assert_eq!(programs(&w.site, "eth0", false), 0);
+}
+
+/// How many IPv4 packets the host's stack has received.
+#[track_caller]
+fn received_by_the_stack(site: &Site) -> u64 {
+    let table = site.host.run(&["cat", "/proc/net/snmp"]).ok().stdout;
+    let mut rows = table.lines().filter_map(|line| line.strip_prefix("Ip: ")).map(str::split_whitespace);
+    let (names, values) = rows.next().zip(rows.next()).expect("counters of IP");
+    let (_, value) = names.zip(values).find(|(name, _)| *name == "InReceives").expect("InReceives");
+    value.parse().expect("a number")
+}
+
+/// Asks so many times, each time from another port of `ns`, and is answered.
+#[track_caller]
+fn ask(ns: &Namespace, address: &str, times: usize, server: &UdpSocket) {
+    for _ in 0..times {
+        let socket = ns.udp(&format!("{address}:0"));
+        socket.connect((WAN, 53)).expect("connect");
+        socket.set_read_timeout(Some(s(5))).expect("timeout");
+        socket.send(b"question").expect("send");
+        let (_, from) = server.recv_from(&mut [0; 100]).expect("a question");
+        assert_eq!(from.ip().to_string(), HOST);
+        server.send_to(b"answer", from).expect("send");
+        assert_eq!(socket.recv(&mut [0; 100]).expect("an answer"), 6);
+    }
+}
+
+#[test]
+fn answers_to_containers_do_not_burden_the_hosts_stack() {
+    const TIMES: usize = 200;
+    let w = World::new();
+    let server = w.wan.udp("172.16.0.1:53");
+    server.set_read_timeout(Some(s(5))).expect("timeout");
+    let burden = |ask: &dyn Fn()| {
+        let before = received_by_the_stack(&w.site);
+        ask();
+        received_by_the_stack(&w.site) - before
+    };
+    wait_until("the uplink has its program", s(10), || {
+        ask(&w.c1.ns, "172.18.0.10", 1, &server);
+        programs(&w.site, "eth0", false) == 1
+    });
+    // Some may have had to make room for others.
+    let by_containers = burden(&|| ask(&w.c1.ns, "172.18.0.10", TIMES, &server));
+    assert!(by_containers < TIMES as u64 / 4, "{by_containers} packets for the stack");
+    // The host's own, which asks the same server meanwhile, by whatever port, has its answers.
+    let by_both = burden(&|| {
+        for _ in 0..TIMES / 10 {
+            ask(&w.c1.ns, "172.18.0.10", 1, &server);
+            ask(&w.site.host, HOST, 1, &server);
+        }
+    });
+    assert!(by_both >= TIMES as u64 / 10, "{by_both}");
+    let rows = w.site.json(&["conntrack", "ls", "--protocol", "udp"]);
+    let leased = |port: u16| {
+        rows.as_array().expect("rows").iter().any(|row| number(&row["reply"], "dport") == u64::from(port))
+    };
+    let port =
+        (61_000..=65_535).find(|port| !leased(*port)).expect("a port of the pool that no container has");
+    let own = w.site.host.udp(&format!("{HOST}:{port}"));
+    own.connect((WAN, 53)).expect("connect");
+    own.set_read_timeout(Some(s(5))).expect("timeout");
+    own.send(b"question").expect("send");
+    let (_, from) = server.recv_from(&mut [0; 100]).expect("a question");
+    assert_eq!(from.port(), port);
+    server.send_to(b"answer", from).expect("send");
+    assert_eq!(
+        own.recv(&mut [0; 100]).expect("an answer to a port of the pool that the host has connected"),
+        6
+    );
+    w.balances();
 }

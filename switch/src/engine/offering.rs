@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::batch::Batch;
+use crate::fastpath::awaited::Question;
 use crate::fastpath::carry::Carry;
 use crate::fastpath::offer::Flow;
 use crate::frame::Frame;
@@ -49,6 +50,12 @@ impl Engine {
             Verdict::Uplink(ifindex) => Ingress::Uplink(ifindex),
             _ => return,
         };
+        let Some(connection) = state.nat.connection(routed.connection) else { return };
+        if let Ingress::Uplink(uplink) = to
+            && let Some(question) = Question::of(connection, routed.direction, uplink)
+        {
+            offers.asked(question);
+        }
         // Who watches wants to see every frame, and so has a limit of rates.
         let limited = |end| match end {
             Ingress::Port(port) => snapshot.port(port).is_none_or(Port::sees_all),
@@ -57,7 +64,6 @@ impl Engine {
         if is_watched(snapshot, from, to) || limited(from) || limited(to) {
             return;
         }
-        let Some(connection) = state.nat.connection(routed.connection) else { return };
         let frame = batch.frame(frame, PortId(u32::MAX));
         let leaves = [frame.dst(), frame.src()];
         if let Some(carry) = Carry::of(&state.nat, connection, routed, (from, to), leaves) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use nat::{ConnectionId, Direction, LastSegment, Passed, Time, Tuple};
 
 use super::attacher::Attacher;
+use super::awaited::{Awaited, Question};
 use super::carry::Carry;
 use super::report::{Report, What};
 use super::shares::Carried;
@@ -128,6 +129,7 @@ impl Table {
 pub(super) struct Connections {
     map: Arc<Map>,
     told: Arc<Told>,
+    awaited: Awaited,
     pub(super) uplinks: Arc<Uplinks>,
     /// The programs of the host's interfaces, by [`UPLINK`] and [`EXIT`].
     host: Attacher,
@@ -149,11 +151,12 @@ impl Connections {
     pub(super) fn new(
         map: Arc<Map>,
         told: Arc<Told>,
+        awaited: Awaited,
         host: Attacher,
         uplinks: Arc<Uplinks>,
         limit: usize,
     ) -> Self {
-        Self { map, told, uplinks, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
+        Self { map, told, awaited, uplinks, host, limit, count: AtomicUsize::new(0), table: Mutex::default() }
     }
 
     pub(super) fn tables(&self) -> Tables<'_> {
@@ -174,6 +177,19 @@ impl Connections {
     /// The programs of the host's interfaces.
     pub(super) fn host(&self) -> &Attacher {
         &self.host
+    }
+
+    /// Keeps the answers to questions that are about to be sent from the host's stack.
+    pub(super) fn await_answers(&self, questions: impl Iterator<Item = Question>, now: Time) {
+        // Most of a batch leave by one uplink.
+        let mut asked = None;
+        for question in questions {
+            if asked != Some(question.uplink) {
+                self.host.has(question.uplink, UPLINK);
+                asked = Some(question.uplink);
+            }
+            self.awaited.note(&question, now);
+        }
     }
 
     /// Hands a direction over that was decided about in `epoch`. Tells whether it is the first of all.

@@ -26,6 +26,7 @@
 
 mod answers;
 mod attacher;
+pub mod awaited;
 pub mod carry;
 mod connections;
 pub mod epoch;
@@ -48,11 +49,13 @@ use nat::Time;
 use nix::time::{ClockId, clock_gettime};
 
 use self::attacher::Attacher;
+use self::awaited::{Awaited, Question};
 use self::carry::Carry;
 use self::connections::{Connections, MAX_DIRECTIONS, Told};
 use self::epoch::Epoch;
 use self::offer::Flow;
 use self::shares::{Carried, Shares};
+use self::translate::Side;
 use self::turns::Tally;
 use self::uplinks::Uplinks;
 use crate::batch::{Batch, Source};
@@ -142,7 +145,7 @@ impl FastPath {
         let connections = connections.ok();
         let tables = connections.as_ref().map(Connections::tables);
         let filter = program::filter(&flows, &handoff, (words, shares.map()), tables);
-        let ingress = program::ingress(&handoff, translate::Side::Ports);
+        let ingress = program::ingress(&handoff, Side::Ports, None);
         let ingress = Program::load(ProgramKind::Ingress, "swd_ingress", &ingress)?;
         Ok(Self {
             filter: Program::load(ProgramKind::SocketFilter, "swd_filter", &filter)?,
@@ -232,6 +235,13 @@ impl FastPath {
         let connections = self.connections.as_ref().filter(|_| !self.has_gap());
         let connections = connections.ok_or(io::ErrorKind::Unsupported)?;
         connections.install(carry, epoch, snapshot, shared, &self.attacher)
+    }
+
+    /// Keeps the answers to questions that are about to be sent from the host's stack.
+    pub fn await_answers(&self, questions: impl Iterator<Item = Question>, now: Time) {
+        if let Some(connections) = &self.connections {
+            connections.await_answers(questions, now);
+        }
     }
 
     /// Takes note of connections that were answered, or have closed, in the kernel. Before the stages see anything: ports that are given
@@ -408,7 +418,8 @@ fn load_connections(
 ) -> Result<Connections, FastPathError> {
     let map = Map::create(MapKind::Hash, "swd_connections", translate::KEY, translate::VALUE, limit.max(1))?;
     let told = Arc::new(Told::create("swd_reports", connections::REPORT_BYTES)?);
-    let uplink = program::ingress(handoff, translate::Side::Uplinks);
+    let awaited = Awaited::create()?;
+    let uplink = program::ingress(handoff, Side::Uplinks, Some(&awaited));
     let uplink = Program::load(ProgramKind::Ingress, "swd_uplink_in", &uplink)?;
     let exit = Program::load(ProgramKind::Ingress, "swd_exit", &translate::exit(handoff))?;
     let host = Attacher::start(connections::programs(uplink, exit), host.try_clone()?)?;
@@ -421,7 +432,7 @@ fn load_connections(
         epoch,
         shares,
     };
-    Ok(Connections::new(connections, told, host, Uplinks::new(maps), limit as usize))
+    Ok(Connections::new(connections, told, awaited, host, Uplinks::new(maps), limit as usize))
 }
 
 fn ifindex(port: &Port) -> Option<u32> {

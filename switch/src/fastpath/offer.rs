@@ -3,6 +3,7 @@
 use nat::{Direction, Time};
 
 use super::answers::Answers;
+use super::awaited::Question;
 use super::carry::Carry;
 use super::turns::{Line, Turns};
 use crate::frame::{ETHERNET_HEADER, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame};
@@ -121,6 +122,7 @@ pub struct Offers {
     /// SYNs without an answer so far, and the epoch in which they were decided about.
     openers: Vec<Option<(Carry, u32)>>,
     answers: Answers,
+    questions: Vec<Question>,
     epoch: u32,
     now: Time,
 }
@@ -134,6 +136,7 @@ impl Default for Offers {
             carries: Vec::new(),
             openers: vec![None; OPENERS],
             answers: Answers::default(),
+            questions: Vec::new(),
             epoch: 0,
             now: Time::ZERO,
         }
@@ -194,6 +197,16 @@ impl Offers {
             Some(known) => *known = carry,
             None => self.carries.push(carry),
         }
+    }
+
+    /// Notes a packet that leaves by an uplink.
+    pub fn asked(&mut self, question: Question) {
+        self.questions.push(question);
+    }
+
+    /// Packets that leave by uplinks, since the last call.
+    pub fn take_questions(&mut self) -> impl Iterator<Item = Question> {
+        self.questions.drain(..)
     }
 
     /// A connection that may be handed over, since the last call.

@@ -15,6 +15,7 @@
 //!
 //! Frames of connections to the outside and back are found and translated by the same two programs: see [`super::translate`].
 
+use super::awaited::{self, Awaited};
 use super::offer::V6_HEADERS;
 use super::shares;
 use super::translate::{self, Side, Tables};
@@ -61,6 +62,7 @@ pub(super) mod helper {
     pub(in crate::fastpath) const REDIRECT: i32 = 23;
     pub(in crate::fastpath) const SKB_LOAD_BYTES: i32 = 26;
     pub(in crate::fastpath) const SKB_CHANGE_TYPE: i32 = 32;
+    pub(in crate::fastpath) const KTIME_GET_BOOT_NS: i32 = 125;
     pub(in crate::fastpath) const REDIRECT_PEER: i32 = 155;
     pub(in crate::fastpath) const KTIME_GET_COARSE_NS: i32 = 160;
 }
@@ -78,7 +80,7 @@ const PACKET_HOST: i32 = 0;
 /// `TCX_NEXT`: no opinion.
 pub(super) const NEXT: i32 = -1;
 /// `TCX_DROP`.
-const DROP: i32 = 2;
+pub(super) const DROP: i32 = 2;
 
 // Registers that calls leave alone.
 pub(super) const CX: u8 = 6;
@@ -252,8 +254,8 @@ fn as_stored(ethertype: u16) -> i32 {
     i32::from_ne_bytes([a, b, 0, 0])
 }
 
-/// What an interface does with a frame: hand it over if that was noted.
-pub(super) fn ingress(handoff: &Map, side: Side) -> Vec<Insn> {
+/// What an interface does with a frame: hand it over if that was noted. An uplink also ends what is [`awaited`].
+pub(super) fn ingress(handoff: &Map, side: Side, awaited: Option<&Awaited>) -> Vec<Insn> {
     let mut a = Assembler::default();
     a.mov(CX, 1);
     a.store_constant(stack::ZERO, 0);
@@ -305,7 +307,12 @@ pub(super) fn ingress(handoff: &Map, side: Side) -> Vec<Insn> {
         a.exit();
     }
     a.label("next");
-    a.constant(0, NEXT);
-    a.exit();
+    match awaited {
+        Some(awaited) => awaited::end(&mut a, awaited),
+        None => {
+            a.constant(0, NEXT);
+            a.exit();
+        }
+    }
     a.finish()
 }

@@ -91,6 +91,16 @@ impl Assembler {
         self.emit(0x47, to, 0, 0, value);
     }
 
+    /// Multiplies by a constant, sign-extended.
+    pub fn multiply(&mut self, to: u8, value: i32) {
+        self.emit(0x27, to, 0, 0, value);
+    }
+
+    /// Keeps the bits that differ from those of a register.
+    pub fn xor(&mut self, to: u8, from: u8) {
+        self.emit(0xaf, to, from, 0, 0);
+    }
+
     /// Shifts by a constant.
     pub fn shift_left(&mut self, to: u8, by: i32) {
         self.emit(0x67, to, 0, 0, by);
