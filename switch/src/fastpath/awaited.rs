@@ -70,8 +70,9 @@ impl Question {
         let [from, to] = [answer.source, answer.destination];
         let tcp = answer.protocol == Protocol::Tcp;
         let known = (tcp || answer.protocol == Protocol::Udp) && from.address.is_v4() && to.address.is_v4();
-        let [p, q, r, s] = [from.port.to_be_bytes(), to.port.to_be_bytes()].concat()[..] else { return None };
-        let answer = [from.address.v4_octets(), to.address.v4_octets(), [p, q, r, s]].map(u32::from_ne_bytes);
+        let ([a, b], [c, d]) = (from.port.to_be_bytes(), to.port.to_be_bytes());
+        let answer = [from.address.v4_octets(), to.address.v4_octets(), [a, b, c, d]];
+        let answer = answer.map(u32::from_ne_bytes);
         (known && direction == Direction::Original).then_some(Self { uplink, answer, tcp })
     }
 
