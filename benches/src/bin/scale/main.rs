@@ -27,7 +27,7 @@ use crate::report::{Curve, Run};
 #[command(name = "scale", version, args_conflicts_with_subcommands = true)]
 struct Options {
     /// Seconds that a load lasts
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.7)]
     seconds: f64,
     /// Curves, separated by commas: ports, ports-as-shipped, fdb, flows, connections, publishes, networks, workers
     #[arg(long, value_delimiter = ',')]
