@@ -47,7 +47,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// How often the kernel is asked what it forwarded, while it forwards anything.
 const COLLECT: Duration = Duration::from_secs(1);
 /// How often flows are looked at that may take turns, while there are any in the kernel.
-const REVIEW: Duration = Duration::from_millis(250);
+const REVIEW: Duration = Duration::from_millis(100);
 
 /// How long a daemon that was replaced may take to end.
 const LEAVING: Duration = Duration::from_secs(5);

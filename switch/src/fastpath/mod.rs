@@ -73,7 +73,7 @@ pub const MAX_FLOWS: u32 = 16_384;
 /// A flow without a frame for this long is taken back.
 const IDLE: Duration = Duration::from_secs(10);
 /// Counters of less than this say nothing about rates.
-const PERIOD: Duration = Duration::from_millis(200);
+const PERIOD: Duration = Duration::from_millis(80);
 /// More flows between ports than this are not looked at for turns but as they are counted.
 const FEW: usize = 1024;
 

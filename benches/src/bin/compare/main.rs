@@ -33,10 +33,10 @@ use crate::topology::{C1, OUTSIDE, Topology};
 #[command(name = "compare", version, args_conflicts_with_subcommands = true)]
 struct Options {
     /// Rounds through all rivals
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Seconds that a load lasts
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Rivals, separated by commas; `swd` stands for swd-veth, swd-user and swd-tap
     #[arg(long, value_delimiter = ',')]
